@@ -1,0 +1,64 @@
+/** Every ceiling of the service and the relations between them. Sizes are bytes, times milliseconds. */
+
+export const LIMITS = {
+  /** Code points of a room name, a user id and a client id. */
+  nameCodePointsMax: 128,
+  /** Issues listed in one refusal; a payload with more faults than this names the first ones. */
+  issuesMax: 16,
+
+  /** Messages and encoded bytes in the replay of one join. Half of it must fit the outbound ceiling. */
+  replayMessagesMax: 500,
+  replayBytesMax: 256_000,
+
+  /** Rows of one page of a list, and how many a reader gets who does not say. */
+  pageMax: 200,
+  pageDefault: 50,
+  /** Characters of an opaque cursor, longer ones are unreadable. */
+  cursorCharsMax: 1_024,
+  /** Characters of path and query together of a request. */
+  urlCharsMax: 4_096,
+
+  /** Sends committed together: bounds how long one commit can keep the event loop. */
+  batchMessagesMax: 512,
+  batchBytesMax: 4_000_000,
+  /** Sends that wait for a commit, over all connections; beyond them the answer is `overloaded`. */
+  commitQueueMessagesMax: 65_536,
+  commitQueueBytesMax: 64_000_000,
+
+  /** Rooms one connection may be in at once. */
+  roomsPerConnectionMax: 1_000,
+  /** Above this many connections a room's comings and goings are not announced. */
+  presenceConnectionsMax: 200,
+  /** Live messages of one room kept aside while the gap before them is read from the store. */
+  feedPendingMax: 1_024,
+  /** Messages read from the store in one step when a room catches up. */
+  catchUpMessagesMax: 500,
+  catchUpBytesMax: 1_000_000,
+  /** How often the heads of the active rooms are asked for where other nodes write the same store. */
+  headPollMs: 1_000,
+  /** Rooms whose heads are asked for in one question. */
+  headPollRoomsMax: 1_000,
+
+  /** The longest any operation on a store may take before it counts as failed. */
+  storeTimeoutMs: 5_000,
+  /** Addresses whose HTTP send rate is remembered; the least recently seen is forgotten first. */
+  rateAddressesMax: 10_000,
+
+  /** Packets of one polling request; the stock client can put 5,000 into one. */
+  packetsPerPostMax: 10_000,
+  /** Pongs of one polling request; a client owes one per ping. */
+  pongsPerPostMax: 2,
+
+  /** What the drain may take beyond `DRAIN_MS` before the process ends anyway. */
+  drainGraceMs: 5_000,
+} as const;
+
+/** How much longer JSON text can be than the UTF-8 it carries: `\u0001` is six bytes for one. */
+export const JSON_ESCAPE_FACTOR = 6;
+
+/** What the fields around a message's text can take when encoded: names of 128 escaped code points, times, ids. */
+export const MESSAGE_OVERHEAD_BYTES = 4 * LIMITS.nameCodePointsMax * JSON_ESCAPE_FACTOR + 512;
+
+/** The largest a single encoded message can be, given the longest text. */
+export const encodedMessageBytesMax = (textBytesMax: number) =>
+  textBytesMax * JSON_ESCAPE_FACTOR + MESSAGE_OVERHEAD_BYTES;
