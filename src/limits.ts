@@ -13,6 +13,8 @@ export const LIMITS = {
   /** Rows of one page of a list, and how many a reader gets who does not say. */
   pageMax: 200,
   pageDefault: 50,
+  /** UTF-8 bytes of the texts on one page; a page that reaches them is shorter, and its cursor goes on. */
+  pageBytesMax: 4_000_000,
   /** Characters of an opaque cursor, longer ones are unreadable. */
   cursorCharsMax: 1_024,
   /** Characters of path and query together of a request. */

@@ -1,0 +1,83 @@
+/** What both faces hold: the use cases, put together around one repository and one bus. */
+
+import type { Viewer } from "../auth/viewer.ts";
+import type { Bus } from "../bus/bus.ts";
+import type { Rate } from "../domain/rate.ts";
+import { LIMITS } from "../limits.ts";
+import type { Log } from "../observe/log.ts";
+import type { Metrics } from "../observe/metrics.ts";
+import type { MessageRepository, StoreStatus } from "../repository/repository.ts";
+import { type Admission, createAdmission } from "./admission.ts";
+import { createCommits } from "./commits.ts";
+import { createFeeds, type Deliver } from "./feeds.ts";
+import { createHistory, type History } from "./history.ts";
+import { createOccupancy } from "./presence.ts";
+import { type Announce, createRooms, type Rooms } from "./rooms.ts";
+import { createSend, type Send, type SendWorld } from "./send.ts";
+import type { Session } from "./session.ts";
+
+export interface Chat {
+  readonly send: Send;
+  readonly rooms: Rooms;
+  readonly history: History;
+  readonly admission: Admission;
+  /** A connection begins. `rooms.end` ends it. */
+  connect(id: string, viewer: Viewer): Session;
+  /** How the store is. Never waits. */
+  store(): { readonly kind: MessageRepository["kind"]; readonly status: StoreStatus };
+  /** Resolves when every send has its answer. */
+  settled(): Promise<void>;
+  /** Stops what beats by itself. The repository and the bus are the owner's to close. */
+  close(): void;
+}
+
+export interface ChatOptions extends SendWorld {
+  readonly repository: MessageRepository;
+  readonly bus: Bus;
+  /** How the members on this node are reached. */
+  readonly deliver: Deliver;
+  readonly announce: Announce;
+  readonly rate: Rate | null;
+  readonly inFlightMax: number;
+  readonly monotonicNow: () => number;
+  readonly log: Log;
+  readonly metrics: Metrics;
+}
+
+export function createChat(options: ChatOptions): Chat {
+  const { repository, bus, log, metrics, now } = options;
+  const admission = createAdmission(options);
+  const feeds = createFeeds({ repository, deliver: options.deliver, log, metrics });
+  const commits = createCommits({
+    repository,
+    bus,
+    log,
+    metrics,
+    onUnknownOutcome: (rooms) => feeds.doubt(rooms),
+  });
+  bus.subscribe((messages) => feeds.accept(messages));
+  let beating = false;
+  const beat = setInterval(async () => {
+    if (beating) return; // the store is slow: the last question is still open
+    beating = true;
+    await feeds.beat();
+    beating = false;
+  }, LIMITS.headPollMs);
+  beat.unref();
+  return {
+    admission,
+    send: createSend({ admission, commits, now, newMessageId: options.newMessageId }),
+    rooms: createRooms({ repository, feeds, occupancy: createOccupancy(), announce: options.announce, now }),
+    history: createHistory(repository, { pageBytesMax: LIMITS.pageBytesMax }),
+    connect: (id, viewer) => ({
+      id,
+      viewer,
+      allowance: admission.allowance(),
+      rooms: new Set(),
+      ended: false,
+    }),
+    store: () => ({ kind: repository.kind, status: repository.status() }),
+    settled: () => commits.settled(),
+    close: () => clearInterval(beat),
+  };
+}

@@ -1,0 +1,261 @@
+/**
+ * What the members of a room have been told. A feed lives while the room has members (or somebody is about to join) and
+ * knows the number of the last message it delivered, so that members see every number once and in order, whatever the
+ * bus lost: a number that jumps is a gap, and a gap is read from the store before anything after it is delivered.
+ */
+
+import type { Epoch, RoomName, Seq } from "../domain/ids.ts";
+import type { Message } from "../domain/message.ts";
+import type { RoomHead } from "../domain/sequence.ts";
+import { assert } from "../errors.ts";
+import { LIMITS } from "../limits.ts";
+import type { Log } from "../observe/log.ts";
+import type { Metrics } from "../observe/metrics.ts";
+import type { MessageRepository } from "../repository/repository.ts";
+
+/** Delivers committed messages of one room, in this order, to all its members on this node, within the tick. */
+export type Deliver = (room: RoomName, messages: readonly Message[]) => void;
+
+export interface Feed {
+  /** The last number delivered. */
+  delivered(): Seq;
+  /** Reads and delivers what the room has not been told up to `target`. Rejects with `storage_unavailable`. */
+  advanceTo(target: Seq): Promise<void>;
+}
+
+export interface Feeds {
+  /** Takes what was committed, from the bus. */
+  accept(messages: readonly Message[]): void;
+  /**
+   * Holds the room's feed for a join. From now on `collected` grows by what is delivered (the first
+   * LIMITS.replayMessagesMax of it). `start` says where the store stood; the feed begins there if it is new.
+   */
+  hold(room: RoomName): {
+    start(head: RoomHead): Feed;
+    readonly collected: readonly Message[];
+    release(): void;
+  };
+  /** Keeps the feed alive as long as the room has members. */
+  setOccupied(room: RoomName, occupied: boolean): void;
+  /** Looks for messages that nobody was told of, in these rooms, at the next beat. */
+  doubt(rooms: Iterable<RoomName>): void;
+  /** Asks the store for the heads of the rooms in doubt, and of all rooms where others write too. */
+  beat(): Promise<void>;
+}
+
+export interface FeedsOptions {
+  readonly repository: Pick<MessageRepository, "readAfter" | "heads" | "shared">;
+  readonly deliver: Deliver;
+  readonly log: Log;
+  readonly metrics: Metrics;
+}
+
+interface State {
+  readonly room: RoomName;
+  /** The life of the store that `delivered` belongs to; null, as `delivered`: the first join is still asking. */
+  epoch: Epoch | null;
+  delivered: Seq | null;
+  /** Heard of but not deliverable yet: in order, without a hole among themselves. */
+  pending: Message[];
+  readonly collectors: Set<Message[]>;
+  occupied: boolean;
+  catchingUp: Promise<void> | null;
+  target: Seq;
+}
+
+const CATCH_UP = { messagesMax: LIMITS.catchUpMessagesMax, textBytesMax: LIMITS.catchUpBytesMax };
+
+export function createFeeds({ repository, deliver, log, metrics }: FeedsOptions): Feeds {
+  const feeds = new Map<RoomName, State>();
+  const doubtful = new Set<RoomName>();
+
+  function tell(feed: State, messages: readonly Message[]): void {
+    const last = messages.at(-1);
+    if (last === undefined) return;
+    feed.delivered = last.seq;
+    for (const collector of feed.collectors) {
+      for (const message of messages)
+        if (collector.length < LIMITS.replayMessagesMax) collector.push(message);
+    }
+    if (feed.occupied) deliver(feed.room, messages);
+  }
+
+  /** Delivers what follows directly on what was delivered, and forgets what was delivered before. */
+  function tellPending(feed: State): void {
+    const { delivered, pending } = feed;
+    if (delivered === null || pending.length === 0) return;
+    const next = pending.findIndex(({ seq }) => seq === delivered + 1);
+    if (next >= 0) {
+      feed.pending = [];
+      tell(feed, pending.slice(next));
+    } else if ((pending.at(-1) as Message).seq <= delivered) {
+      feed.pending = [];
+    }
+  }
+
+  function offer(feed: State, messages: readonly Message[]): void {
+    for (const message of messages) {
+      const last = feed.pending.at(-1)?.seq ?? feed.delivered;
+      if (last !== null && message.seq <= last) continue;
+      // Only an unbroken run may wait: after a hole, or past the ceiling, the store will be asked for all of it.
+      if ((last !== null && message.seq !== last + 1) || feed.pending.length >= LIMITS.feedPendingMax)
+        feed.pending = [];
+      feed.pending.push(message);
+      if (message.seq > feed.target) feed.target = message.seq;
+    }
+    tellOrCatchUp(feed);
+  }
+
+  function tellOrCatchUp(feed: State): void {
+    if (feed.delivered === null) return;
+    tellPending(feed);
+    if (feed.pending.length === 0 || feed.catchingUp !== null) return;
+    advance(feed, feed.target).catch((error) => {
+      log.warn("room_gap_unread", { room: feed.room, error });
+      doubtful.add(feed.room);
+    });
+  }
+
+  /** Begins where the store stands: a feed that is new, or one from an earlier life of the store. */
+  function begin(feed: State, head: Pick<RoomHead, "seq" | "epoch">): void {
+    feed.epoch = head.epoch;
+    feed.delivered = head.seq;
+    feed.target = head.seq;
+    feed.pending = feed.pending.filter(({ seq }) => seq > head.seq);
+    for (const { seq } of feed.pending) feed.target = seq;
+  }
+
+  function advance(feed: State, target: Seq): Promise<void> {
+    if (target > feed.target) feed.target = target;
+    feed.catchingUp ??= catchUp(feed);
+    return feed.catchingUp;
+  }
+
+  /** Reads until the target is delivered; the target may rise meanwhile. Asked for only when there is something to read. */
+  async function catchUp(feed: State): Promise<void> {
+    try {
+      await readUntilTarget(feed);
+    } finally {
+      // In the same step as the loop's end, or a target raised in between would be nobody's.
+      feed.catchingUp = null;
+    }
+  }
+
+  async function readUntilTarget(feed: State): Promise<void> {
+    assert(
+      feed.delivered !== null && feed.delivered < feed.target,
+      "a feed that catches up has something to read",
+    );
+    while (feed.delivered < feed.target) {
+      const page = await repository.readAfter(feed.room, feed.delivered, CATCH_UP);
+      metrics.count("room_gaps_read_total");
+      // While we read, the missing numbers may have come by the bus after all.
+      const missing: readonly Message[] = page.messages.filter(({ seq }) => seq > (feed.delivered as Seq));
+      tell(feed, missing);
+      tellPending(feed);
+      if (page.messages.length === 0 && feed.delivered < feed.target) {
+        // Retention, or a wiped store: these numbers will never come. Members see the jump and can resume.
+        log.warn("room_gap_gone", { room: feed.room, after: feed.delivered, head: page.head.seq });
+        feed.delivered = feed.target;
+        feed.pending = [];
+      }
+    }
+  }
+
+  /** @param before what was delivered when the head was asked for: a head below it is another life of the store. */
+  async function compare(room: RoomName, head: Seq, before: Seq | null): Promise<void> {
+    const feed = feeds.get(room);
+    if (feed === undefined || feed.delivered === null) return;
+    if (head > feed.delivered) await advance(feed, head);
+    if (before === null || head >= before || feed.epoch === null) return;
+    log.warn("room_went_back", { room, delivered: before, head });
+    begin(feed, { seq: head, epoch: feed.epoch });
+  }
+
+  function dropIfUnused(feed: State): void {
+    if (!feed.occupied && feed.collectors.size === 0) feeds.delete(feed.room);
+  }
+
+  function feedOf(room: RoomName): State {
+    const known = feeds.get(room);
+    if (known !== undefined) return known;
+    const made: State = {
+      room,
+      epoch: null,
+      delivered: null,
+      pending: [],
+      collectors: new Set(),
+      occupied: false,
+      catchingUp: null,
+      target: 0 as Seq,
+    };
+    feeds.set(room, made);
+    return made;
+  }
+
+  return {
+    accept(messages) {
+      const byRoom = new Map<State, Message[]>();
+      for (const message of messages) {
+        const feed = feeds.get(message.room);
+        if (feed === undefined) continue;
+        const run = byRoom.get(feed);
+        if (run === undefined) byRoom.set(feed, [message]);
+        else run.push(message);
+      }
+      for (const [feed, run] of byRoom) offer(feed, run);
+    },
+
+    hold(room) {
+      const feed = feedOf(room);
+      const collected: Message[] = [];
+      feed.collectors.add(collected);
+      return {
+        collected,
+        start(head) {
+          if (feed.epoch !== head.epoch) {
+            begin(feed, head);
+            tellOrCatchUp(feed);
+          }
+          return {
+            delivered: () => feed.delivered as Seq,
+            advanceTo: (target) =>
+              target > (feed.delivered as Seq) ? advance(feed, target) : Promise.resolve(),
+          };
+        },
+        release() {
+          feed.collectors.delete(collected);
+          dropIfUnused(feed);
+        },
+      };
+    },
+
+    setOccupied(room, occupied) {
+      const feed = feedOf(room);
+      feed.occupied = occupied;
+      dropIfUnused(feed);
+    },
+
+    doubt(rooms) {
+      for (const room of rooms) doubtful.add(room);
+    },
+
+    async beat() {
+      const asked = repository.shared ? [...feeds.keys()] : [...doubtful].filter((room) => feeds.has(room));
+      doubtful.clear();
+      for (let from = 0; from < asked.length; from += LIMITS.headPollRoomsMax) {
+        const rooms = asked.slice(from, from + LIMITS.headPollRoomsMax);
+        const before = rooms.map((room) => feeds.get(room)?.delivered ?? null);
+        try {
+          const heads = await repository.heads(rooms);
+          await Promise.all(
+            rooms.map((room, index) => compare(room, heads[index] as Seq, before[index] ?? null)),
+          );
+        } catch (error) {
+          for (const room of rooms) doubtful.add(room);
+          log.debug("room_heads_unknown", { rooms: rooms.length, error });
+        }
+      }
+    },
+  };
+}

@@ -1,0 +1,148 @@
+/** The Socket.IO face of the wire: what each event carries, and how acks and server events look. */
+
+import * as v from "valibot";
+import type { ClientId, Epoch, RoomName, Seq, UserId } from "../domain/ids.ts";
+import type { Message } from "../domain/message.ts";
+import type { LostReason, RoomHead } from "../domain/sequence.ts";
+import { formatTimestamp, type Millis } from "../domain/time.ts";
+import { type ChatError, REFUSALS } from "../errors.ts";
+import {
+  ClientIdSchema,
+  EpochSchema,
+  parseOrRefuse,
+  RoomNameSchema,
+  SeqSchema,
+  TextSchema,
+  TimestampSchema,
+  textBytesWithin,
+  UserIdSchema,
+  type WireError,
+  type WireMessage,
+} from "./wire.ts";
+
+const fields = <E extends v.ObjectEntries>(entries: E) =>
+  v.object(entries, (issue) => (issue.expected === "Object" ? "must be an object" : "is required"));
+
+const SendMessage = fields({
+  room: RoomNameSchema,
+  user_id: v.optional(UserIdSchema),
+  message: TextSchema,
+  timestamp: v.optional(TimestampSchema),
+  client_id: v.optional(ClientIdSchema),
+});
+
+const JoinRoom = fields({
+  room: RoomNameSchema,
+  user_id: v.optional(UserIdSchema),
+  since: v.optional(SeqSchema),
+  epoch: v.optional(EpochSchema),
+});
+
+const LeaveRoom = fields({ room: RoomNameSchema, user_id: v.optional(UserIdSchema) });
+
+export interface SendMessage {
+  readonly room: RoomName;
+  readonly userId: UserId | undefined;
+  readonly text: string;
+  /** UTF-8 length of the text. */
+  readonly textBytes: number;
+  readonly timestamp: Millis | undefined;
+  readonly clientId: ClientId | null;
+}
+
+export interface JoinRoom {
+  readonly room: RoomName;
+  readonly userId: UserId | undefined;
+  readonly since: Seq | undefined;
+  readonly epoch: Epoch | undefined;
+}
+
+export interface LeaveRoom {
+  readonly room: RoomName;
+}
+
+/** Refuses with `invalid_payload`, or `payload_too_large` where only the text's length is at fault. */
+export function parseSendMessage(input: unknown, textBytesMax: number): SendMessage {
+  const sent = parseOrRefuse(SendMessage, input, "invalid_payload");
+  return {
+    room: sent.room,
+    userId: sent.user_id,
+    text: sent.message,
+    textBytes: textBytesWithin(sent.message, textBytesMax),
+    timestamp: sent.timestamp,
+    clientId: sent.client_id ?? null,
+  };
+}
+
+/** Takes the plain room name too. */
+export function parseJoinRoom(input: unknown): JoinRoom {
+  const join = parseOrRefuse(JoinRoom, namedRoom(input), "invalid_payload");
+  return { room: join.room, userId: join.user_id, since: join.since, epoch: join.epoch };
+}
+
+/** Takes the plain room name too. */
+export function parseLeaveRoom(input: unknown): LeaveRoom {
+  return { room: parseOrRefuse(LeaveRoom, namedRoom(input), "invalid_payload").room };
+}
+
+const namedRoom = (input: unknown) => (typeof input === "string" ? { room: input } : input);
+
+/** The server's events, by name, with what they carry. */
+export interface ServerEvents {
+  receive_message: (message: WireMessage) => void;
+  user_joined: (presence: WirePresence) => void;
+  user_left: (presence: WirePresence) => void;
+  error: (error: WireError & { readonly event: string }) => void;
+}
+
+export interface WirePresence {
+  readonly room: string;
+  readonly user_id: string;
+  readonly timestamp: string;
+}
+
+export const presenceToWire = (room: RoomName, userId: UserId, at: Millis): WirePresence => ({
+  room,
+  user_id: userId,
+  timestamp: formatTimestamp(at),
+});
+
+export const sentToWire = (message: Message, duplicate: boolean) => ({
+  ok: true as const,
+  id: message.id,
+  room: message.room,
+  seq: message.seq,
+  timestamp: formatTimestamp(message.timestamp),
+  received_at: formatTimestamp(message.receivedAt),
+  duplicate,
+});
+
+/** What a join found of the past: nothing was asked for, all of it (or its beginning), or why it cannot be told. */
+export type Replay =
+  | { readonly kind: "none" }
+  | { readonly kind: "recovered"; readonly messages: readonly WireMessage[]; readonly complete: boolean }
+  | { readonly kind: "lost"; readonly reason: LostReason };
+
+export const joinedToWire = (room: RoomName, head: RoomHead, replay: Replay) => ({
+  ok: true as const,
+  room,
+  epoch: head.epoch,
+  seq: head.seq,
+  first_seq: head.firstSeq,
+  ...(replay.kind === "recovered" && {
+    recovered: true,
+    messages: replay.messages,
+    complete: replay.complete,
+  }),
+  ...(replay.kind === "lost" && { recovered: false, reason: replay.reason }),
+});
+
+export const leftToWire = (room: RoomName) => ({ ok: true as const, room });
+
+export const errorToWire = (error: ChatError): WireError => ({
+  code: error.code,
+  message: error.message,
+  retryable: REFUSALS[error.code].retryable,
+  ...(error.details.retryAfterMs !== undefined && { retry_after_ms: error.details.retryAfterMs }),
+  ...(error.details.issues !== undefined && { issues: error.details.issues }),
+});
