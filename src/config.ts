@@ -5,15 +5,12 @@ import { type OriginList, parseOrigin } from "./domain/origins.ts";
 import type { Rate } from "./domain/rate.ts";
 import { encodedMessageBytesMax, LIMITS } from "./limits.ts";
 import { LOG_LEVELS, type LogLevel } from "./observe/log.ts";
-
-export type StoreConfig =
-  | { readonly kind: "sqlite"; readonly path: string }
-  | { readonly kind: "mongodb"; readonly uri: string; readonly databaseName: string };
+import type { StoreChoice } from "./repository/open.ts";
 
 export interface Config {
   readonly host: string;
   readonly port: number;
-  readonly store: StoreConfig;
+  readonly store: StoreChoice;
   readonly origins: OriginList;
   readonly messageBytesMax: number;
   readonly frameBytesMax: number;

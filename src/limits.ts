@@ -27,6 +27,11 @@ export const LIMITS = {
   commitQueueMessagesMax: 65_536,
   commitQueueBytesMax: 64_000_000,
 
+  /** Characters of an event's name that an error repeats. */
+  eventNameCharsMax: 128,
+  /** Events of one connection that may wait behind a join that is still under way. */
+  eventsBehindJoinMax: 512,
+
   /** Rooms one connection may be in at once. */
   roomsPerConnectionMax: 1_000,
   /** Above this many connections a room's comings and goings are not announced. */

@@ -1,12 +1,12 @@
 /** Who may send now: a rate for each sender, and a ceiling on what a connection may have unanswered. */
 
-import { type Bucket, fullBucket, type Rate, takeToken } from "../domain/rate.ts";
+import { type Meter, type Rate, restedMeter, takeTurn } from "../domain/rate.ts";
 import { ChatError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
 
 /** What one sender has used of its allowance. */
 export interface Allowance {
-  readonly bucket: Bucket | null;
+  readonly meter: Meter;
   /** Sends without an answer yet. */
   inFlight: number;
 }
@@ -32,10 +32,7 @@ const OVERLOADED_RETRY_MS = 100;
 
 export function createAdmission({ rate, inFlightMax, monotonicNow }: AdmissionOptions): Admission {
   const byAddress = new Map<string, Allowance>();
-  const allowance = (): Allowance => ({
-    bucket: rate === null ? null : fullBucket(rate, monotonicNow()),
-    inFlight: 0,
-  });
+  const allowance = (): Allowance => ({ meter: restedMeter(), inFlight: 0 });
   return {
     allowance,
     allowanceOf(address) {
@@ -46,10 +43,10 @@ export function createAdmission({ rate, inFlightMax, monotonicNow }: AdmissionOp
       if (byAddress.size > LIMITS.rateAddressesMax) byAddress.delete(byAddress.keys().next().value as string);
       return known;
     },
-    admit({ bucket, inFlight }) {
+    admit({ meter, inFlight }) {
       if (inFlight >= inFlightMax) throw new ChatError("overloaded", { retryAfterMs: OVERLOADED_RETRY_MS });
-      if (bucket === null || rate === null) return;
-      const waitMs = takeToken(bucket, rate, monotonicNow());
+      if (rate === null) return;
+      const waitMs = takeTurn(meter, rate, monotonicNow());
       if (waitMs > 0) throw new ChatError("rate_limited", { retryAfterMs: waitMs });
     },
   };

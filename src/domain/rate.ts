@@ -1,28 +1,28 @@
-/** A token bucket: so many a second, some saved up for a burst. Pure; the clock is an argument. */
+/**
+ * A rate with a burst, as the generic cell rate algorithm (ITU-T I.371, Annex A): one number says when the sender would
+ * be through if everything had come evenly; a burst is how far ahead of the clock that may lie. Pure.
+ */
 
 export interface Rate {
-  /** Tokens a second. */
+  /** How many a second. */
   readonly perSecond: number;
-  /** Tokens that may be saved up. */
+  /** How many at once after a rest. */
   readonly burst: number;
 }
 
-/** What is left, and when that was true (milliseconds of any clock that never goes back). */
-export interface Bucket {
-  tokens: number;
-  at: number;
+/** When the sender's even stream would have its next place, in milliseconds of a clock that never goes back. */
+export interface Meter {
+  nextAt: number;
 }
 
-export const fullBucket = (rate: Rate, now: number): Bucket => ({ tokens: rate.burst, at: now });
+export const restedMeter = (): Meter => ({ nextAt: Number.NEGATIVE_INFINITY });
 
-/** Takes one token and returns 0, or takes none and returns how many milliseconds until there is one. */
-export function takeToken(bucket: Bucket, rate: Rate, now: number): number {
-  const earned = (Math.max(0, now - bucket.at) * rate.perSecond) / 1_000;
-  bucket.tokens = Math.min(rate.burst, bucket.tokens + earned);
-  bucket.at = now;
-  if (bucket.tokens >= 1) {
-    bucket.tokens -= 1;
-    return 0;
-  }
-  return Math.ceil(((1 - bucket.tokens) * 1_000) / rate.perSecond);
+/** Lets one through and returns 0, or changes nothing and returns in how many milliseconds one may come. */
+export function takeTurn(meter: Meter, rate: Rate, now: number): number {
+  const spacingMs = 1_000 / rate.perSecond;
+  const nextAt = Math.max(meter.nextAt, now);
+  const waitMs = nextAt - now - spacingMs * (rate.burst - 1);
+  if (waitMs > 0) return Math.ceil(waitMs);
+  meter.nextAt = nextAt + spacingMs;
+  return 0;
 }

@@ -1,0 +1,74 @@
+/** The program: environment in, a serving process out, signals and exit codes. */
+
+import { ConfigError, loadConfig } from "./config.ts";
+import { createLog } from "./observe/log.ts";
+import { type Service, startService } from "./service.ts";
+
+/** sysexits.h: something in the configuration is wrong. */
+const EXIT_CONFIG = 78;
+
+const fail = (lines: readonly string[], code: number): never => {
+  for (const line of lines) process.stderr.write(`${line}\n`);
+  process.exit(code);
+};
+
+function config() {
+  try {
+    return loadConfig(process.env);
+  } catch (error) {
+    if (error instanceof ConfigError) return fail(error.lines, EXIT_CONFIG);
+    throw error;
+  }
+}
+
+const settings = config();
+const pretty = process.stdout.isTTY === true;
+const log = createLog({
+  level: logLevel,
+  pretty,
+  write: (line) => process.stdout.write(line),
+  now: Date.now,
+});
+
+const oneLine = (error: unknown) =>
+  (error instanceof Error ? error.message : String(error)).split("\n", 1)[0] ?? "";
+
+async function start(): Promise<Service> {
+  try {
+    return await startService(settings, log);
+  } catch (error) {
+    return fail([`cannot start: ${oneLine(error)}`], 1);
+  }
+}
+
+const service = await start();
+announce(service);
+
+let stopping = false;
+for (const signal of ["SIGTERM", "SIGINT"] as const) {
+  process.on(signal, async () => {
+    if (stopping) process.exit(1);
+    stopping = true;
+    log.info("draining", { signal, drain_ms: settings.drainMs });
+    const inTime = await service.drain();
+    log.info("stopped", { in_time: inTime, ...service.metrics.snapshot() });
+    process.exit(inTime ? 0 : 1);
+  });
+}
+
+function announce({ port, store }: Service): void {
+  const { host } = settings;
+  const shown = ["0.0.0.0", "::"].includes(host) ? "localhost" : host.includes(":") ? `[${host}]` : host;
+  const url = `http://${shown}:${port}`;
+  log.info("listening", {
+    url,
+    bind: `${host}:${port}`,
+    chat: `${url}/chat`,
+    history: `${url}/messages/{user_id}`,
+    store: store.kind,
+    place: store.place,
+  });
+  log.warn("auth_is_off", {
+    meaning: "ANYONE WHO REACHES THIS PORT CAN READ EVERY ROOM AND SPEAK AS ANY USER",
+  });
+}

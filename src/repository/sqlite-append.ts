@@ -1,0 +1,105 @@
+/** The embedded store's write transaction: decides numbers, duplicates and conflicts, and inserts, all in one step. */
+
+import type { Database } from "bun:sqlite";
+import type { Seq } from "../domain/ids.ts";
+import type { Draft, Message } from "../domain/message.ts";
+import type { Millis } from "../domain/time.ts";
+import { assert, ChatError } from "../errors.ts";
+import type { AppendResult } from "./repository.ts";
+import { SEQ_BITS, SEQ_MAX } from "./sqlite-schema.ts";
+
+export interface Appender {
+  /**
+   * Commits the drafts on the calling thread, without waiting for the disk. Throws what SQLite threw, after a rollback.
+   * `written` is false when there was nothing to store.
+   */
+  commit(drafts: readonly Draft[]): { readonly results: readonly AppendResult[]; readonly written: boolean };
+  finalize(): void;
+}
+
+/** A room while a batch is written; its row is written once, at the end. */
+interface OpenRoom {
+  readonly id: number;
+  seq: number;
+  lastReceivedAt: number;
+  touched: boolean;
+}
+
+export function createAppender(db: Database): Appender {
+  const begin = db.prepare("BEGIN IMMEDIATE");
+  const commit = db.prepare("COMMIT");
+  const rollback = db.prepare("ROLLBACK");
+  const findRoom = db.prepare("SELECT id, seq, last_received_at FROM rooms WHERE name = ?1");
+  const addRoom = db.prepare("INSERT INTO rooms (name, seq, last_received_at) VALUES (?1, 0, 0)");
+  const writeRoom = db.prepare("UPDATE rooms SET seq = ?2, last_received_at = ?3 WHERE id = ?1");
+  const insert = db.prepare(
+    `INSERT INTO messages (place, id, user_id, client_id, text, timestamp, received_at)
+     VALUES ((?1 << ${SEQ_BITS}) | ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+     ON CONFLICT (room_id, user_id, client_id) WHERE client_id IS NOT NULL DO NOTHING`,
+  );
+  const findFirst = db.prepare(
+    `SELECT id, seq, text, timestamp, received_at FROM messages
+     WHERE room_id = ?1 AND user_id = ?2 AND client_id = ?3 AND client_id IS NOT NULL`,
+  );
+  const statements = [begin, commit, rollback, findRoom, addRoom, writeRoom, insert, findFirst];
+
+  function openRoom(name: string): OpenRoom {
+    const row = findRoom.values(name)[0] as [number, number, number] | undefined;
+    if (row !== undefined) return { id: row[0], seq: row[1], lastReceivedAt: row[2], touched: false };
+    // A room whose first message is refused cannot be: only a stored message makes a client id known.
+    const id = Number(addRoom.run(name).lastInsertRowid);
+    return { id, seq: 0, lastReceivedAt: Number.MIN_SAFE_INTEGER, touched: false };
+  }
+
+  function store(room: OpenRoom, draft: Draft): AppendResult {
+    const seq = room.seq + 1;
+    assert(seq <= SEQ_MAX, "a room's numbers fit the schema");
+    const receivedAt = Math.max(draft.receivedAt, room.lastReceivedAt) as Millis;
+    const { id, userId, clientId, text, timestamp } = draft;
+    const { changes } = insert.run(room.id, seq, id, userId, clientId, text, timestamp, receivedAt);
+    if (changes === 0) return known(room, draft);
+    room.seq = seq;
+    room.lastReceivedAt = receivedAt;
+    room.touched = true;
+    const message: Message = { id, room: draft.room, seq: seq as Seq, userId, text, timestamp, receivedAt };
+    return { kind: "stored", message };
+  }
+
+  function known(room: OpenRoom, draft: Draft): AppendResult {
+    const row = findFirst.values(room.id, draft.userId, draft.clientId)[0];
+    assert(row !== undefined, "what an insert collided with is there");
+    const [id, seq, text, timestamp, receivedAt] = row as [string, Seq, string, Millis, Millis];
+    if (text !== draft.text) return { kind: "refused", error: new ChatError("conflict") };
+    const { room: name, userId } = draft;
+    return { kind: "duplicate", message: { id, room: name, seq, userId, text, timestamp, receivedAt } };
+  }
+
+  return {
+    commit(drafts) {
+      begin.run();
+      try {
+        const rooms = new Map<string, OpenRoom>();
+        const results: AppendResult[] = [];
+        for (const draft of drafts) {
+          let room = rooms.get(draft.room);
+          if (room === undefined) rooms.set(draft.room, (room = openRoom(draft.room)));
+          results.push(store(room, draft));
+        }
+        let written = false;
+        for (const room of rooms.values()) {
+          if (!room.touched) continue;
+          writeRoom.run(room.id, room.seq, room.lastReceivedAt);
+          written = true;
+        }
+        (written ? commit : rollback).run();
+        return { results, written };
+      } catch (error) {
+        if (db.inTransaction) rollback.run();
+        throw error;
+      }
+    },
+    finalize() {
+      for (const statement of statements) statement.finalize();
+    },
+  };
+}

@@ -1,0 +1,82 @@
+/**
+ * The worker that moves what was committed from the write-ahead log into the database file: its fsyncs never meet the
+ * event loop. It runs in its own thread with its own connections; the other end is sqlite-wal.ts.
+ */
+
+import { Database, SQLiteError } from "bun:sqlite";
+
+/**
+ * - `open`: connects.
+ * - `backfill`: copies what it can while commits go on.
+ * - `finish`: copies the rest and starts the log afresh; commits must rest meanwhile.
+ * - `close`: copies the rest, empties the log and disconnects; nobody commits any more.
+ */
+export type CheckpointAsk =
+  | { readonly id: number; readonly step: "open"; readonly path: string }
+  | { readonly id: number; readonly step: "backfill" | "finish" | "close" };
+export interface CheckpointAnswer {
+  readonly id: number;
+  /** What went wrong, in SQLite's words, for the log. */
+  readonly fault?: string;
+}
+
+/** How long the worker waits for a foreign reader or writer, e.g. somebody's sqlite3 shell. */
+const BUSY_MS = 250;
+
+let writer: Database | undefined;
+let holder: Database | undefined;
+
+const steps = {
+  open(path: string) {
+    writer = new Database(path, { readwrite: true, create: false });
+    writer.run(`PRAGMA busy_timeout = ${BUSY_MS}`);
+    writer.run("PRAGMA synchronous = NORMAL");
+    writer.run("PRAGMA wal_autocheckpoint = 0");
+    holder = new Database(path, { readonly: true });
+    holder.run(`PRAGMA busy_timeout = ${BUSY_MS}`);
+  },
+  backfill() {
+    // A log that was copied whole is restarted by the next commit, and the restart's fsync would stop the event loop.
+    // An open read transaction keeps it from being restarted until `finish`.
+    letGo();
+    holder?.run("BEGIN");
+    holder?.prepare("SELECT epoch FROM store").get();
+    checkpoint("PASSIVE");
+  },
+  finish() {
+    letGo();
+    checkpoint("RESTART");
+    // The first commit after a restart writes the log's new header and syncs it: this one does, so that no other does.
+    writer?.run("UPDATE store SET wal_restarts = wal_restarts + 1");
+  },
+  close() {
+    letGo();
+    try {
+      checkpoint("TRUNCATE");
+    } finally {
+      holder?.close();
+      writer?.close();
+    }
+  },
+};
+
+function letGo() {
+  if (holder?.inTransaction) holder.run("COMMIT");
+}
+
+function checkpoint(mode: "PASSIVE" | "RESTART" | "TRUNCATE") {
+  const row = writer?.query(`PRAGMA wal_checkpoint(${mode})`).values()[0];
+  if (mode !== "PASSIVE" && row?.[0] !== 0) throw new Error("somebody else is reading or writing the file");
+}
+
+addEventListener("message", ({ data }: MessageEvent<CheckpointAsk>) => {
+  let answer: CheckpointAnswer = { id: data.id };
+  try {
+    if (data.step === "open") steps.open(data.path);
+    else steps[data.step]();
+  } catch (error) {
+    const fault = error instanceof SQLiteError ? `${error.code}: ${error.message}` : String(error);
+    answer = { id: data.id, fault };
+  }
+  postMessage(answer);
+});

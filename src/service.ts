@@ -1,0 +1,147 @@
+/** The composition root: a store, a bus, the use cases, and the two faces on one port. */
+
+import { Server as SocketServer } from "socket.io";
+import { name, version } from "../package.json";
+import { createLocalBus } from "./bus/local.ts";
+import { type Chat, createChat } from "./chat/chat.ts";
+import type { Config } from "./config.ts";
+import type { Epoch } from "./domain/ids.ts";
+import { isOriginWelcome } from "./domain/origins.ts";
+import { createHttpApp } from "./http/app.ts";
+import { LIMITS } from "./limits.ts";
+import type { Log } from "./observe/log.ts";
+import { createMetrics, type Metrics } from "./observe/metrics.ts";
+import { type ChatEngine, createEngine } from "./realtime/engine.ts";
+import { createFanoutAdapter } from "./realtime/fanout.ts";
+import { attachGateway, type ChatServer, createBroadcast } from "./realtime/gateway.ts";
+import { openRepository } from "./repository/open.ts";
+
+export interface Service {
+  readonly port: number;
+  /** Where the store keeps the messages, for the operator. */
+  readonly store: { readonly kind: "sqlite" | "mongodb"; readonly place: string };
+  readonly metrics: Metrics;
+  /**
+   * Lets go in order: not ready → no new connections → sends in flight finish → connections let go one by one over
+   * `drainMs` → the store closed. False when the deadline (`drainMs` and LIMITS.drainGraceMs) came first.
+   */
+  drain(): Promise<boolean>;
+  /** Lets everything go now, but for what was begun in the store. */
+  stop(): Promise<void>;
+}
+
+const SOCKET_IO_PATH = "/socket.io/";
+
+const newMessageId = (now: number) => Bun.randomUUIDv7("hex", now);
+const newEpoch = () => Bun.randomUUIDv7() as string as Epoch;
+
+/** Serves until it is drained or stopped. Rejects when the store cannot be used or the port is taken: one line each. */
+export async function startService(config: Config, log: Log): Promise<Service> {
+  const metrics = createMetrics();
+  const repository = await openRepository(config.store, { log, newEpoch });
+  try {
+    const bus = createLocalBus({ log });
+    let draining = false;
+
+    const engine = createEngine({
+      path: SOCKET_IO_PATH,
+      pingIntervalMs: config.pingIntervalMs,
+      pingTimeoutMs: config.pingTimeoutMs,
+      frameBytesMax: config.frameBytesMax,
+      outboundBytesMax: config.outboundBytesMax,
+      isOriginWelcome: (origin, host) => isOriginWelcome(config.origins, origin, host),
+      corsOrigin: (origin, host) => {
+        if (config.origins.any) return "*";
+        return origin !== null && isOriginWelcome(config.origins, origin, host) ? origin : undefined;
+      },
+      log,
+      metrics,
+    });
+    const io: ChatServer = new SocketServer({ serveClient: false });
+    io.adapter(createFanoutAdapter({ webSocketOf: engine.webSocketOf, server: () => server }));
+    io.bind(engine.engine);
+
+    const chat = createChat({
+      repository,
+      bus,
+      ...createBroadcast(io),
+      rate: config.rate,
+      inFlightMax: config.inFlightMax,
+      now: Date.now,
+      monotonicNow: () => performance.now(),
+      newMessageId,
+      log,
+      metrics,
+    });
+    attachGateway({ io, chat, messageBytesMax: config.messageBytesMax, log });
+
+    const started = performance.now();
+    const http = createHttpApp({
+      chat,
+      origins: config.origins,
+      messageBytesMax: config.messageBytesMax,
+      bodyBytesMax: config.frameBytesMax,
+      service: { name, version },
+      uptimeSeconds: () => Math.floor((performance.now() - started) / 1_000),
+      readiness() {
+        if (draining) return { ready: false, reason: "draining" };
+        return repository.status().up ? { ready: true } : { ready: false, reason: "storage_unavailable" };
+      },
+      log,
+    });
+
+    const server = Bun.serve({
+      hostname: config.host,
+      port: config.port,
+      maxRequestBodySize: engine.maxRequestBodySize,
+      websocket: engine.websocket,
+      // The client's bundles lie beside the engine's path and are plain files.
+      fetch: (request, self) =>
+        new URL(request.url).pathname === SOCKET_IO_PATH
+          ? engine.handle(request, self)
+          : http.fetch(request, self),
+    });
+
+    const closeAll = async () => {
+      chat.close();
+      engine.close();
+      await server.stop(true);
+      await bus.close();
+      await repository.close();
+    };
+
+    return {
+      port: server.port as number,
+      store: { kind: repository.kind, place: repository.place },
+      metrics,
+      async drain() {
+        draining = true;
+        engine.refuseHandshakes();
+        const deadline = Bun.sleep(config.drainMs + LIMITS.drainGraceMs).then(() => false);
+        const inOrder = async () => {
+          await letGo(chat, engine, config.drainMs);
+          await closeAll();
+          return true;
+        };
+        return Promise.race([inOrder(), deadline]);
+      },
+      stop: closeAll,
+    };
+  } catch (error) {
+    await repository.close();
+    throw error;
+  }
+}
+
+/** Lets connections go one by one, evenly over `drainMs`, so that their clients do not all come back at once elsewhere. */
+async function letGo(chat: Chat, engine: ChatEngine, drainMs: number): Promise<void> {
+  await chat.settled();
+  const connections = [...engine.connections()];
+  const began = performance.now();
+  for (const [index, connection] of connections.entries()) {
+    const dueMs = began + (drainMs * index) / connections.length - performance.now();
+    if (dueMs > 1) await Bun.sleep(dueMs);
+    connection.close();
+  }
+  await chat.settled();
+}

@@ -1,0 +1,112 @@
+import { describe, expect, test } from "bun:test";
+import { ConfigError, loadConfig } from "../src/config.ts";
+
+const faultsOf = (env: Record<string, string>): readonly string[] => {
+  try {
+    loadConfig(env);
+  } catch (error) {
+    if (error instanceof ConfigError) return error.lines;
+    throw error;
+  }
+  return [];
+};
+
+describe("loadConfig", () => {
+  test("loadConfig gives the contract's defaults for an empty environment", () => {
+    expect(loadConfig({})).toEqual({
+      host: "0.0.0.0",
+      port: 8000,
+      store: { kind: "sqlite", path: "./data/chat.db" },
+      origins: {
+        any: false,
+        named: new Set(["http://localhost:3000", "http://localhost:5173"]),
+        hosts: new Set(["localhost"]),
+      },
+      messageBytesMax: 16_384,
+      frameBytesMax: 1_000_000,
+      outboundBytesMax: 1_048_576,
+      rate: { perSecond: 20, burst: 40 },
+      inFlightMax: 4_096,
+      pingIntervalMs: 25_000,
+      pingTimeoutMs: 20_000,
+      drainMs: 5_000,
+      logLevel: "info",
+    });
+  });
+
+  test("loadConfig takes an empty value as unset", () => {
+    expect(loadConfig({ PORT: "", MONGODB_URI: "", CORS_ORIGINS: "" })).toEqual(loadConfig({}));
+  });
+
+  test("loadConfig chooses MongoDB when it is named, in campus_chat unless told otherwise", () => {
+    const uri = "mongodb://localhost:27017";
+    expect(loadConfig({ MONGODB_URI: uri }).store).toEqual({
+      kind: "mongodb",
+      uri,
+      databaseName: "campus_chat",
+    });
+    expect(loadConfig({ MONGODB_URI: uri, MONGODB_DB_NAME: "other" }).store).toMatchObject({
+      databaseName: "other",
+    });
+  });
+
+  test("loadConfig takes * by name, beside named origins", () => {
+    const { origins } = loadConfig({ CORS_ORIGINS: "https://a.example, *" });
+    expect(origins.any).toBe(true);
+    expect([...origins.named]).toEqual(["https://a.example"]);
+  });
+
+  test("loadConfig turns every rate limit off", () => {
+    expect(loadConfig({ RATE_LIMIT: "off" }).rate).toBeNull();
+  });
+
+  test("loadConfig is frozen", () => {
+    expect(Object.isFrozen(loadConfig({}))).toBe(true);
+  });
+
+  const wrong: [string, string][] = [
+    ["PORT", "http"],
+    ["PORT", "65536"],
+    ["PORT", "-1"],
+    ["HOST", "a b"],
+    ["MONGODB_URI", "postgres://x"],
+    ["MONGODB_DB_NAME", "a/b"],
+    ["CORS_ORIGINS", "chat.example.org"],
+    ["CORS_ORIGINS", "https://a.example/path"],
+    ["MAX_MESSAGE_BYTES", "0"],
+    ["MAX_MESSAGE_BYTES", "1e4"],
+    ["MAX_FRAME_BYTES", "10"],
+    ["OUTBOUND_LIMIT_BYTES", "1000"],
+    ["RATE_LIMIT", "20"],
+    ["RATE_LIMIT", "0/s"],
+    ["MAX_IN_FLIGHT", "0"],
+    ["PING_INTERVAL_MS", "1"],
+    ["PING_TIMEOUT_MS", "never"],
+    ["DRAIN_MS", "-5"],
+    ["LOG_LEVEL", "loud"],
+  ];
+  for (const [name, value] of wrong) {
+    test(`loadConfig refuses ${name}=${value} with one line that names it`, () => {
+      const needsUri: Record<string, string> =
+        name === "MONGODB_DB_NAME" ? { MONGODB_URI: "mongodb://localhost" } : {};
+      const lines = faultsOf({ ...needsUri, [name]: value });
+      expect(lines.length).toBe(1);
+      expect(lines[0]).toStartWith(`${name} `);
+    });
+  }
+
+  test("loadConfig tells all faults at once", () => {
+    const lines = faultsOf({ PORT: "x", RATE_LIMIT: "y", LOG_LEVEL: "z" });
+    expect(lines.map((line) => line.split(" ", 1)[0])).toEqual(["PORT", "RATE_LIMIT", "LOG_LEVEL"]);
+  });
+
+  test("loadConfig keeps the relations between ceilings", () => {
+    expect(faultsOf({ MAX_MESSAGE_BYTES: "200000" }).map((line) => line.split(" ", 1)[0])).toEqual([
+      "MAX_FRAME_BYTES",
+      "OUTBOUND_LIMIT_BYTES",
+    ]);
+    expect(
+      faultsOf({ MAX_MESSAGE_BYTES: "200000", MAX_FRAME_BYTES: "2000000", OUTBOUND_LIMIT_BYTES: "4000000" }),
+    ).toEqual([]);
+  });
+});
