@@ -19,6 +19,8 @@ export const LIMITS = {
   cursorCharsMax: 1_024,
   /** Characters of path and query together of a request. */
   urlCharsMax: 4_096,
+  /** Levels of objects and lists in a JSON body. */
+  jsonDepthMax: 32,
 
   /** Sends committed together: bounds how long one commit can keep the event loop. */
   batchMessagesMax: 512,
@@ -48,6 +50,19 @@ export const LIMITS = {
 
   /** The longest any operation on a store may take before it counts as failed. */
   storeTimeoutMs: 5_000,
+  /** Pauses between the attempts of a store to work again: doubling from the first to the last. */
+  storeRetryMinMs: 50,
+  storeRetryMaxMs: 2_000,
+  /** The write-ahead log of the embedded store is copied into the file when it is this long, */
+  walCheckpointBytes: 8_000_000,
+  /** and commits wait for that when it is this long: it never grows further than one batch beyond. */
+  walBytesMax: 64_000_000,
+  /** After this long without a commit a log of more than these bytes is copied too. */
+  walIdleMs: 5_000,
+  walIdleBytes: 1_000_000,
+  /** How large a file may be for its whole structure to be verified at the start (about 10 ms a MB). */
+  verifiedAtStartBytes: 8_000_000,
+
   /** Addresses whose HTTP send rate is remembered; the least recently seen is forgotten first. */
   rateAddressesMax: 10_000,
 
@@ -55,6 +70,17 @@ export const LIMITS = {
   packetsPerPostMax: 10_000,
   /** Pongs of one polling request; a client owes one per ping. */
   pongsPerPostMax: 2,
+  /** Namespaces that one polling request may ask to join; each costs a socket before it is answered. */
+  connectsPerPostMax: 16,
+  /** How long a polling answer may lie unread before its connection is closed, in seconds: Bun's unit, at most 255. */
+  pollAnswerIdleSeconds: 30,
+
+  /** Bytes published to topics after which every connection's backlog is looked at. */
+  publishedUnsweptBytesMax: 256_000,
+  /** Bytes published to topics in one turn of the loop; beyond them the connections are written to one by one. */
+  publishedUnflushedBytesMax: 8_000_000,
+  /** How soon after a publish the backlogs are looked at, however little was published. */
+  backlogSweepMs: 100,
 
   /** What the drain may take beyond `DRAIN_MS` before the process ends anyway. */
   drainGraceMs: 5_000,

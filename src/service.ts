@@ -58,7 +58,8 @@ export async function startService(config: Config, log: Log): Promise<Service> {
       metrics,
     });
     const io: ChatServer = new SocketServer({ serveClient: false });
-    io.adapter(createFanoutAdapter({ webSocketOf: engine.webSocketOf, server: () => server }));
+    const { webSocketOf, mayPublish } = engine;
+    io.adapter(createFanoutAdapter({ webSocketOf, mayPublish, server: () => server }));
     io.bind(engine.engine);
 
     const chat = createChat({
