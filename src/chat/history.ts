@@ -21,6 +21,13 @@ export type RoomStart =
   /** Oldest first, above a place; with its epoch where the reader knows it. */
   | { readonly kind: "after"; readonly seq: Seq; readonly epoch: Epoch | undefined };
 
+/** Where a room is read on after a page: never the newest end again, and always in the life of the store it was read in. */
+export interface RoomNext {
+  readonly kind: "before" | "after";
+  readonly seq: Seq;
+  readonly epoch: Epoch;
+}
+
 export interface History {
   /**
    * A page of a room and the place to read on from (null: there is no more).
@@ -31,7 +38,7 @@ export interface History {
     readonly start: RoomStart;
     readonly messagesMax: number;
     readonly range?: TimeRange;
-  }): Promise<{ head: RoomHead; messages: readonly Message[]; next: RoomStart | null }>;
+  }): Promise<{ head: RoomHead; messages: readonly Message[]; next: RoomNext | null }>;
 
   ofUser(query: {
     readonly userId: UserId;
@@ -105,7 +112,7 @@ function refuseLost(head: RoomHead, start: RoomStart): void {
   }
 }
 
-function placeAfter(page: RoomPage, start: RoomStart): RoomStart | null {
+function placeAfter(page: RoomPage, start: RoomStart): RoomNext | null {
   const last = page.messages.at(-1);
   if (!page.more || last === undefined) return null;
   return { kind: start.kind === "after" ? "after" : "before", seq: last.seq, epoch: page.head.epoch };

@@ -9,6 +9,7 @@ import { type ChatError, REFUSALS } from "../errors.ts";
 import {
   ClientIdSchema,
   EpochSchema,
+  fields,
   parseOrRefuse,
   RoomNameSchema,
   SeqSchema,
@@ -19,9 +20,6 @@ import {
   type WireError,
   type WireMessage,
 } from "./wire.ts";
-
-const fields = <E extends v.ObjectEntries>(entries: E) =>
-  v.object(entries, (issue) => (issue.expected === "Object" ? "must be an object" : "is required"));
 
 const SendMessage = fields({
   room: RoomNameSchema,

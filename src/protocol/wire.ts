@@ -7,8 +7,12 @@ import { formatTimestamp, parseTimestamp } from "../domain/time.ts";
 import { ChatError, type Issue, type RefusalCode } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
 
+/** An object with these fields; others are ignored. */
+export const fields = <E extends v.ObjectEntries>(entries: E) =>
+  v.object(entries, (issue) => (issue.expected === "Object" ? "must be an object" : "is required"));
+
 /** A string that a domain parser accepts; what is not says `rule`, never the input. */
-const parsedString = <T>(parse: (text: string) => T | undefined, rule: string) =>
+export const parsedString = <T>(parse: (text: string) => T | undefined, rule: string) =>
   v.pipe(
     v.string("must be a string"),
     v.rawTransform<string, T>(({ dataset, addIssue, NEVER }) => {

@@ -1,0 +1,91 @@
+/** The HTTP face: what every request goes through, in order, and the table of routes. */
+
+import { type Context, Hono } from "hono";
+import type { Chat } from "../chat/chat.ts";
+import type { OriginList } from "../domain/origins.ts";
+import { ChatError } from "../errors.ts";
+import { LIMITS } from "../limits.ts";
+import type { Log } from "../observe/log.ts";
+import { chatPageRoute, clientBundles } from "./assets.ts";
+import { createRefuse, notFound } from "./errors.ts";
+import { healthRoutes, type Readiness } from "./health.ts";
+import { messageRoutes } from "./messages.ts";
+import { originGuard } from "./origins.ts";
+import { roomRoutes } from "./rooms.ts";
+import { type HttpEnv, targetOf } from "./target.ts";
+
+export interface HttpAppOptions {
+  readonly chat: Chat;
+  readonly origins: OriginList;
+  /** UTF-8 bytes of the longest text. */
+  readonly messageBytesMax: number;
+  readonly bodyBytesMax: number;
+  readonly service: { readonly name: string; readonly version: string };
+  readonly uptimeSeconds: () => number;
+  readonly readiness: () => Readiness;
+  readonly log: Log;
+}
+
+export interface HttpApp {
+  /** Answers anything; never rejects. Without a server the caller has no address. */
+  fetch(request: Request, server: Bun.Server<unknown> | undefined): Promise<Response>;
+}
+
+type Handler = (c: Context<HttpEnv>) => Response | Promise<Response>;
+
+export function createHttpApp(options: HttpAppOptions): HttpApp {
+  const app = new Hono<HttpEnv>({ getPath: (request) => targetOf(request.url).path });
+  const refuse = createRefuse(options.log);
+  const health = healthRoutes(options);
+  const messages = messageRoutes(options);
+  const rooms = roomRoutes(options);
+
+  app.onError(refuse);
+  app.notFound((c) => refuse(notFound(), c));
+
+  app.use(async (c, next) => {
+    c.header("x-content-type-options", "nosniff");
+    c.header("cache-control", "no-store");
+    await next();
+  });
+  app.use(originGuard(options.origins));
+  app.use(async (c, next) => {
+    const { path, query } = targetOf(c.req.raw.url);
+    if (path.length + query.length > LIMITS.urlCharsMax) {
+      throw new ChatError("invalid_request", {
+        issues: [{ path: "", message: `path and query must be at most ${LIMITS.urlCharsMax} characters` }],
+      });
+    }
+    await next();
+  });
+
+  const routes: Readonly<Record<string, { readonly GET: Handler; readonly POST?: Handler }>> = {
+    "/": { GET: health.health },
+    "/livez": { GET: health.alive },
+    "/readyz": { GET: health.ready },
+    "/messages/:user_id": { GET: messages.ofUser },
+    "/rooms/:room/messages": { GET: messages.ofRoom, POST: messages.post },
+    "/rooms": { GET: rooms.list },
+    "/chat": { GET: chatPageRoute() },
+    ...Object.fromEntries(Object.entries(clientBundles).map(([path, GET]) => [path, { GET }])),
+  };
+  for (const [path, { GET, POST }] of Object.entries(routes)) {
+    const allow = POST === undefined ? "GET, HEAD, OPTIONS" : "GET, HEAD, POST, OPTIONS";
+    app.get(path, GET);
+    if (POST !== undefined) app.post(path, POST);
+    app.options(path, (c) => c.body(null, 204, { allow }));
+    app.all(path, (c) => {
+      c.header("allow", allow);
+      throw new ChatError("method_not_allowed");
+    });
+  }
+
+  return {
+    async fetch(request, server) {
+      const address = server?.requestIP(request)?.address.replace(/^::ffff:/, "") ?? "";
+      // As a GET, and not by hono: Bun then takes the body away and leaves its length in the answer.
+      const asked = request.method === "HEAD" ? new Request(request, { method: "GET" }) : request;
+      return app.fetch(asked, { address });
+    },
+  };
+}
