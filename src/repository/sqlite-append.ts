@@ -81,8 +81,8 @@ export function createAppender(db: Database): Appender {
         const rooms = new Map<string, OpenRoom>();
         const results: AppendResult[] = [];
         for (const draft of drafts) {
-          let room = rooms.get(draft.room);
-          if (room === undefined) rooms.set(draft.room, (room = openRoom(draft.room)));
+          const room = rooms.get(draft.room) ?? openRoom(draft.room);
+          rooms.set(draft.room, room);
           results.push(store(room, draft));
         }
         let written = false;

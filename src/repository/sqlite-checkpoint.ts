@@ -4,6 +4,7 @@
  */
 
 import { Database, SQLiteError } from "bun:sqlite";
+import { parentPort } from "node:worker_threads";
 
 /**
  * - `open`: connects.
@@ -69,14 +70,14 @@ function checkpoint(mode: "PASSIVE" | "RESTART" | "TRUNCATE") {
   if (mode !== "PASSIVE" && row?.[0] !== 0) throw new Error("somebody else is reading or writing the file");
 }
 
-addEventListener("message", ({ data }: MessageEvent<CheckpointAsk>) => {
-  let answer: CheckpointAnswer = { id: data.id };
+parentPort?.on("message", (ask: CheckpointAsk) => {
+  let answer: CheckpointAnswer = { id: ask.id };
   try {
-    if (data.step === "open") steps.open(data.path);
-    else steps[data.step]();
+    if (ask.step === "open") steps.open(ask.path);
+    else steps[ask.step]();
   } catch (error) {
     const fault = error instanceof SQLiteError ? `${error.code}: ${error.message}` : String(error);
-    answer = { id: data.id, fault };
+    answer = { id: ask.id, fault };
   }
-  postMessage(answer);
+  parentPort?.postMessage(answer);
 });

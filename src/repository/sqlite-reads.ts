@@ -130,7 +130,13 @@ export function createReads(db: Database, epoch: Epoch): Reads {
       page(room, "downwards", [1, Math.min(before ?? NEVER, SEQ_MAX + 1) - 1], bounds, range),
     readByUser({ userId, room, before, bounds, range = {} }) {
       const place = placeBelow(before, range.to);
-      const span = [userId, place.receivedAt, place.id, range.from ?? LONG_AGO, bounds.messagesMax + 1] as const;
+      const span = [
+        userId,
+        place.receivedAt,
+        place.id,
+        range.from ?? LONG_AGO,
+        bounds.messagesMax + 1,
+      ] as const;
       const found = room === undefined ? undefined : findRoom(room);
       if (room !== undefined && found === undefined) return { messages: [], more: false };
       const rows =

@@ -2,6 +2,7 @@
 
 import type { Database } from "bun:sqlite";
 import { closeSync, fdatasync, openSync } from "node:fs";
+import { Worker } from "node:worker_threads";
 import type { CheckpointAnswer, CheckpointAsk } from "./sqlite-checkpoint.ts";
 
 export interface Wal {
@@ -34,16 +35,18 @@ export async function openWal(writer: Database, path: string): Promise<Wal> {
   type Step = CheckpointAsk["step"];
   const waiting = new Map<number, { resolve: () => void; reject: (error: Error) => void }>();
   let asked = 0;
+  // In a compiled program the worker is an entry point of its own, found by name beside the main one: it has to be built
+  // with entry naming "[name].[ext]".
   const worker = new Worker(new URL("./sqlite-checkpoint.ts", import.meta.url));
-  worker.addEventListener("message", ({ data: { id, fault } }: MessageEvent<CheckpointAnswer>) => {
+  worker.on("message", ({ id, fault }: CheckpointAnswer) => {
     const asker = waiting.get(id);
     waiting.delete(id);
     if (waiting.size === 0) worker.unref();
     if (fault === undefined) asker?.resolve();
     else asker?.reject(new Error(fault));
   });
-  worker.addEventListener("error", ({ message }) => {
-    for (const asker of waiting.values()) asker.reject(new Error(`the checkpoint worker failed: ${message}`));
+  worker.on("error", (error: unknown) => {
+    for (const asker of waiting.values()) asker.reject(new Error("the worker failed", { cause: error }));
     waiting.clear();
   });
   const ask = (step: Step) =>
@@ -57,9 +60,7 @@ export async function openWal(writer: Database, path: string): Promise<Wal> {
   await ask("open");
   return {
     sync: () =>
-      new Promise((resolve, reject) =>
-        fdatasync(descriptor, (error) => (error === null ? resolve() : reject(error))),
-      ),
+      new Promise((resolve, reject) => fdatasync(descriptor, (error) => (error ? reject(error) : resolve()))),
     bytes: () => Number(look.values()[0]?.[1]) * (pageBytes + FRAME_HEADER_BYTES),
     backfill: () => ask("backfill"),
     finish: () => ask("finish"),
