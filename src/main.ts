@@ -24,7 +24,7 @@ function config() {
 const settings = config();
 const pretty = process.stdout.isTTY === true;
 const log = createLog({
-  level: logLevel,
+  level: settings.logLevel,
   pretty,
   write: (line) => process.stdout.write(line),
   now: Date.now,
