@@ -54,12 +54,14 @@ export const LIMITS = {
   storeRetryMinMs: 50,
   storeRetryMaxMs: 2_000,
   /** The write-ahead log of the embedded store is copied into the file when it is this long, */
-  walCheckpointBytes: 8_000_000,
+  walCheckpointBytes: 16_000_000,
   /** and commits wait for that when it is this long: it never grows further than one batch beyond. */
   walBytesMax: 64_000_000,
   /** After this long without a commit a log of more than these bytes is copied too. */
   walIdleMs: 5_000,
   walIdleBytes: 1_000_000,
+  /** Index entries looked at in one go when one user's messages in one room are sought: about 2 ms. */
+  pickedRowsMax: 8_192,
   /** How large a file may be for its whole structure to be verified at the start (about 10 ms a MB). */
   verifiedAtStartBytes: 8_000_000,
 

@@ -4,16 +4,17 @@
  */
 
 import { Database, SQLiteError } from "bun:sqlite";
+import { fdatasyncSync } from "node:fs";
 import { parentPort } from "node:worker_threads";
 
 /**
- * - `open`: connects.
+ * - `open`: connects; the descriptor is one of the database file, for syncs only, and whoever asks closes it.
  * - `backfill`: copies what it can while commits go on.
  * - `finish`: copies the rest and starts the log afresh; commits must rest meanwhile.
  * - `close`: copies the rest, empties the log and disconnects; nobody commits any more.
  */
 export type CheckpointAsk =
-  | { readonly id: number; readonly step: "open"; readonly path: string }
+  | { readonly id: number; readonly step: "open"; readonly path: string; readonly descriptor: number }
   | { readonly id: number; readonly step: "backfill" | "finish" | "close" };
 export interface CheckpointAnswer {
   readonly id: number;
@@ -26,9 +27,11 @@ const BUSY_MS = 250;
 
 let writer: Database | undefined;
 let holder: Database | undefined;
+let file = -1;
 
 const steps = {
-  open(path: string) {
+  open(path: string, descriptor: number) {
+    file = descriptor;
     writer = new Database(path, { readwrite: true, create: false });
     writer.run(`PRAGMA busy_timeout = ${BUSY_MS}`);
     writer.run("PRAGMA synchronous = NORMAL");
@@ -43,6 +46,8 @@ const steps = {
     holder?.run("BEGIN");
     holder?.prepare("SELECT epoch FROM store").get();
     checkpoint("PASSIVE");
+    // SQLite syncs the file only with the last frame copied; what is synced now need not be while commits wait.
+    fdatasyncSync(file);
   },
   finish() {
     letGo();
@@ -73,7 +78,7 @@ function checkpoint(mode: "PASSIVE" | "RESTART" | "TRUNCATE") {
 parentPort?.on("message", (ask: CheckpointAsk) => {
   let answer: CheckpointAnswer = { id: ask.id };
   try {
-    if (ask.step === "open") steps.open(ask.path);
+    if (ask.step === "open") steps.open(ask.path, ask.descriptor);
     else steps[ask.step]();
   } catch (error) {
     const fault = error instanceof SQLiteError ? `${error.code}: ${error.message}` : String(error);

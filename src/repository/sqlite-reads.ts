@@ -14,6 +14,7 @@ import type {
   TimeRange,
   UserPlace,
 } from "./repository.ts";
+import { LIMITS } from "../limits.ts";
 import { SEQ_BITS, SEQ_MAX } from "./sqlite-schema.ts";
 
 type Port = MessageRepository;
@@ -21,8 +22,19 @@ type Sync<F> = F extends (...args: infer A) => Promise<infer R> ? (...args: A) =
 
 /** The port's reads without the waiting. Each must run inside one transaction, so that head and rows are one view. */
 export type Reads = {
-  readonly [K in "head" | "heads" | "readAfter" | "readBefore" | "readByUser" | "readRooms"]: Sync<Port[K]>;
-} & { finalize(): void };
+  readonly [K in "head" | "heads" | "readAfter" | "readBefore" | "readRooms"]: Sync<Port[K]>;
+} & {
+  readByUser(query: UserQuery): UserPage;
+  /**
+   * The same in one room. Each step looks at a bounded number of the user's messages, newest first, and gives the page
+   * when it is known.
+   */
+  pickByUserInRoom(query: UserQuery & { readonly room: RoomName }): { step(): UserPage | undefined };
+  finalize(): void;
+};
+
+type UserQuery = Omit<Parameters<Port["readByUser"]>[0], "room">;
+type UserPage = { readonly messages: readonly Message[]; readonly more: boolean };
 
 /** What is above every place in time. */
 const NEVER = Number.MAX_SAFE_INTEGER;
@@ -43,6 +55,8 @@ interface RowOfRoom extends Row {
 const within = (room: string, from: string, to: string) =>
   `place BETWEEN (${room} << ${SEQ_BITS}) | ${from} AND (${room} << ${SEQ_BITS}) | ${to}`;
 const BY_USER = `SELECT ${COLUMNS}, r.name FROM messages m JOIN rooms r ON r.id = m.room_id`;
+const OF_USER = `FROM messages WHERE user_id = ?1 AND (received_at, id) < (?2, ?3) AND received_at >= ?4
+  ORDER BY received_at DESC, id DESC`;
 
 /** Every statement of the reads, for the test that asks SQLite how it would run them. */
 export const READ_STATEMENTS = {
@@ -53,9 +67,11 @@ export const READ_STATEMENTS = {
   downwards: `SELECT ${COLUMNS} FROM messages m WHERE ${within("?1", "?2", "?3")} ORDER BY place DESC LIMIT ?4`,
   byUser: `${BY_USER} WHERE m.user_id = ?1 AND (m.received_at, m.id) < (?2, ?3) AND m.received_at >= ?4
     ORDER BY m.received_at DESC, m.id DESC LIMIT ?5`,
-  byUserInRoom: `${BY_USER} WHERE m.room_id = ?6 AND m.user_id = ?1
-    AND (m.received_at, m.id) < (?2, ?3) AND m.received_at >= ?4
-    ORDER BY m.received_at DESC, m.id DESC LIMIT ?5`,
+  // Picked from the index alone: it carries the place, and with it the room.
+  pick: `SELECT place & ${SEQ_MAX} FROM (SELECT place, received_at, id ${OF_USER} LIMIT ?5)
+    WHERE ${within("?6", "0", `${SEQ_MAX}`)} ORDER BY received_at DESC, id DESC LIMIT ?7`,
+  pickOn: `SELECT received_at, id ${OF_USER} LIMIT 1 OFFSET ?5`,
+  atPlace: `SELECT ${COLUMNS} FROM messages m WHERE place = (?1 << ${SEQ_BITS}) | ?2`,
   rooms: `SELECT name, seq, last_received_at FROM rooms r WHERE (last_received_at, name) < (?1, ?2)
     AND EXISTS (SELECT 1 FROM messages WHERE ${within("r.id", "0", `${SEQ_MAX}`)})
     ORDER BY last_received_at DESC, name DESC LIMIT ?3`,
@@ -72,7 +88,9 @@ export function createReads(db: Database, epoch: Epoch): Reads {
     upwards: db.prepare(READ_STATEMENTS.upwards),
     downwards: db.prepare(READ_STATEMENTS.downwards),
     byUser: db.prepare(READ_STATEMENTS.byUser),
-    byUserInRoom: db.prepare(READ_STATEMENTS.byUserInRoom),
+    pick: db.prepare(READ_STATEMENTS.pick),
+    pickOn: db.prepare(READ_STATEMENTS.pickOn),
+    atPlace: db.prepare(READ_STATEMENTS.atPlace),
     rooms: db.prepare(READ_STATEMENTS.rooms),
     newestRooms: db.prepare(READ_STATEMENTS.newestRooms),
   };
@@ -128,22 +146,36 @@ export function createReads(db: Database, epoch: Epoch): Reads {
       page(room, "upwards", [Math.min(after, SEQ_MAX) + 1, SEQ_MAX], bounds, range),
     readBefore: (room, before, bounds, range) =>
       page(room, "downwards", [1, Math.min(before ?? NEVER, SEQ_MAX + 1) - 1], bounds, range),
-    readByUser({ userId, room, before, bounds, range = {} }) {
-      const place = placeBelow(before, range.to);
-      const span = [
+    readByUser({ userId, before, bounds, range = {} }) {
+      const { receivedAt, id } = placeBelow(before, range.to);
+      const rows = statements.byUser.iterate(
         userId,
-        place.receivedAt,
-        place.id,
+        receivedAt,
+        id,
         range.from ?? LONG_AGO,
         bounds.messagesMax + 1,
-      ] as const;
-      const found = room === undefined ? undefined : findRoom(room);
-      if (room !== undefined && found === undefined) return { messages: [], more: false };
-      const rows =
-        found === undefined
-          ? statements.byUser.iterate(...span)
-          : statements.byUserInRoom.iterate(...span, found[0]);
-      return cut(rows as Iterable<RowOfRoom>, bounds, (row) => row.name);
+      ) as Iterable<RowOfRoom>;
+      return cut(rows, bounds, (row) => row.name);
+    },
+    pickByUserInRoom({ userId, room, before, bounds, range = {} }) {
+      let from: UserPlace | undefined = placeBelow(before, range.to);
+      const rows: Row[] = [];
+      const lowest = range.from ?? LONG_AGO;
+      return {
+        step() {
+          const found = findRoom(room);
+          if (found === undefined || from === undefined) return { messages: [], more: false };
+          const span = [userId, from.receivedAt, from.id, lowest] as const;
+          const wanted = bounds.messagesMax + 1 - rows.length;
+          const picked = statements.pick.values(...span, LIMITS.pickedRowsMax, found[0], wanted);
+          for (const [seq] of picked) rows.push(statements.atPlace.get(found[0], seq as Seq) as Row);
+          const [next] = statements.pickOn.values(...span, LIMITS.pickedRowsMax - 1);
+          from = next && { receivedAt: next[0] as Millis, id: next[1] as string };
+          return from === undefined || rows.length > bounds.messagesMax
+            ? cut(rows, bounds, () => room)
+            : undefined;
+        },
+      };
     },
     readRooms({ before, roomsMax }) {
       const rows =
@@ -162,9 +194,9 @@ export function createReads(db: Database, epoch: Epoch): Reads {
 }
 
 /** The lower of a place and the end of a range: every id stands above the empty one. */
-function placeBelow(before: UserPlace | null, to: Millis | undefined): { receivedAt: number; id: string } {
+function placeBelow(before: UserPlace | null, to: Millis | undefined): UserPlace {
   if (to !== undefined && (before === null || before.receivedAt >= to)) return { receivedAt: to, id: "" };
-  return before ?? { receivedAt: NEVER, id: "" };
+  return before ?? { receivedAt: NEVER as Millis, id: "" };
 }
 
 /** Takes rows up to the bounds; one row beyond them says that there is more. */

@@ -44,7 +44,6 @@ export const MIGRATIONS: readonly Migration[] = [
         seq INTEGER GENERATED ALWAYS AS (place & ${SEQ_MAX}) VIRTUAL
       ) STRICT;
       CREATE INDEX messages_by_user ON messages (user_id, received_at, id);
-      CREATE INDEX messages_by_user_in_room ON messages (room_id, user_id, received_at, id);
       CREATE UNIQUE INDEX messages_by_client_id ON messages (room_id, user_id, client_id)
         WHERE client_id IS NOT NULL;
     `,

@@ -23,14 +23,15 @@ const FRAME_HEADER_BYTES = 24;
 /**
  * @param writer the connection that commits; it must have opened the log
  * @param path of the database file
+ * @param descriptor of the database file, to be closed by the caller when no connection is open any more
  */
-export async function openWal(writer: Database, path: string): Promise<Wal> {
+export async function openWal(writer: Database, path: string, descriptor: number): Promise<Wal> {
   const pageBytes = Number(writer.prepare("PRAGMA page_size").values()[0]?.[0]);
   // Looks at the log without touching it; answers [busy, frames in the log, frames copied].
   const look = writer.prepare("PRAGMA wal_checkpoint(NOOP)");
   // The log is one file from the first connection's opening to the last one's closing. Unlike the database file and its
   // -shm it holds no POSIX locks that the closing of another descriptor would drop.
-  const descriptor = openSync(`${path}-wal`, "r");
+  const log = openSync(`${path}-wal`, "r");
 
   type Step = CheckpointAsk["step"];
   const waiting = new Map<number, { resolve: () => void; reject: (error: Error) => void }>();
@@ -54,13 +55,15 @@ export async function openWal(writer: Database, path: string): Promise<Wal> {
       const id = ++asked;
       waiting.set(id, { resolve, reject });
       worker.ref();
-      worker.postMessage((step === "open" ? { id, step, path } : { id, step }) satisfies CheckpointAsk);
+      worker.postMessage(
+        (step === "open" ? { id, step, path, descriptor } : { id, step }) satisfies CheckpointAsk,
+      );
     });
 
   await ask("open");
   return {
     sync: () =>
-      new Promise((resolve, reject) => fdatasync(descriptor, (error) => (error ? reject(error) : resolve()))),
+      new Promise((resolve, reject) => fdatasync(log, (error) => (error ? reject(error) : resolve()))),
     bytes: () => Number(look.values()[0]?.[1]) * (pageBytes + FRAME_HEADER_BYTES),
     backfill: () => ask("backfill"),
     finish: () => ask("finish"),
@@ -70,7 +73,7 @@ export async function openWal(writer: Database, path: string): Promise<Wal> {
       } finally {
         worker.terminate();
         look.finalize();
-        closeSync(descriptor);
+        closeSync(log);
       }
     },
   };

@@ -33,24 +33,32 @@ export async function openSqliteRepository(world: SqliteWorld): Promise<MessageR
     throw startFault(path, error);
   }
   const opened: Database[] = [];
+  // For syncs only. Closing any descriptor of the file drops the POSIX locks that this process holds on it, so this one
+  // outlives every connection.
+  let descriptor: number | undefined;
+  const letGo = () => {
+    for (const database of opened) database.close();
+    if (descriptor !== undefined) closeSync(descriptor);
+    lock.release();
+  };
   try {
     const writer = openWriter(path);
     opened.push(writer);
+    descriptor = openSync(path, "r");
     const epoch = epochOf(writer, world.newEpoch);
     const reader = new Database(path, { readonly: true });
     opened.push(reader);
     reader.run(`PRAGMA busy_timeout = ${LOOP_BUSY_MS}`);
-    const wal = await openWal(writer, path);
+    const wal = await openWal(writer, path, descriptor);
     // What a killed process left in the log was committed but perhaps never synced: nobody may see it before it is.
     await wal.finish().catch(async (error) => {
       await wal.close().catch(() => {});
       throw new Error(`SQLite file ${path} cannot be written (${(error as Error).message})`);
     });
     syncFolder(dirname(path));
-    return createSqliteRepository({ world, path, lock, writer, reader, wal, epoch });
+    return createSqliteRepository({ world, path, letGo, writer, reader, wal, epoch });
   } catch (error) {
-    for (const database of opened) database.close();
-    lock.release();
+    letGo();
     throw startFault(path, error);
   }
 }
@@ -114,14 +122,23 @@ function epochOf(writer: Database, newEpoch: () => Epoch): Epoch {
 interface Parts {
   readonly world: SqliteWorld;
   readonly path: string;
-  readonly lock: { release(): void };
+  /** Closes the connections and frees the file. */
+  readonly letGo: () => void;
   readonly writer: Database;
   readonly reader: Database;
   readonly wal: Awaited<ReturnType<typeof openWal>>;
   readonly epoch: Epoch;
 }
 
-function createSqliteRepository({ world, path, lock, writer, reader, wal, epoch }: Parts): MessageRepository {
+function createSqliteRepository({
+  world,
+  path,
+  letGo,
+  writer,
+  reader,
+  wal,
+  epoch,
+}: Parts): MessageRepository {
   const { log } = world;
   const appender = createAppender(writer);
   const reads = createReads(reader, epoch);
@@ -283,6 +300,20 @@ function createSqliteRepository({ world, path, lock, writer, reader, wal, epoch 
     }
   }
 
+  /** A user's messages in one room are picked from all of them, step by step with the event loop let go between. */
+  async function readByUser(query: Parameters<MessageRepository["readByUser"]>[0]) {
+    const { room, ...rest } = query;
+    if (room === undefined) return read(() => reads.readByUser(rest));
+    const deadline = performance.now() + LIMITS.storeTimeoutMs;
+    const picked = reads.pickByUserInRoom({ ...rest, room });
+    for (;;) {
+      const page = await read(picked.step);
+      if (page !== undefined) return page;
+      if (performance.now() > deadline) throw unavailable("the search took too long");
+      await new Promise((resume) => setImmediate(resume));
+    }
+  }
+
   async function close() {
     clearInterval(idle);
     clearTimeout(retry);
@@ -296,9 +327,7 @@ function createSqliteRepository({ world, path, lock, writer, reader, wal, epoch 
       appender.finalize();
       reads.finalize();
       for (const statement of [begin, end, takeView]) statement.finalize();
-      reader.close();
-      writer.close();
-      lock.release();
+      letGo();
     });
   }
 
@@ -312,7 +341,7 @@ function createSqliteRepository({ world, path, lock, writer, reader, wal, epoch 
     heads: (rooms) => read(() => reads.heads(rooms)),
     readAfter: (...query) => read(() => reads.readAfter(...query)),
     readBefore: (...query) => read(() => reads.readBefore(...query)),
-    readByUser: (query) => read(() => reads.readByUser(query)),
+    readByUser,
     readRooms: (query) => read(() => reads.readRooms(query)),
     close() {
       closed ??= close();
