@@ -83,9 +83,13 @@ export function createHttpApp(options: HttpAppOptions): HttpApp {
   return {
     async fetch(request, server) {
       const address = server?.requestIP(request)?.address.replace(/^::ffff:/, "") ?? "";
-      // As a GET, and not by hono: Bun then takes the body away and leaves its length in the answer.
-      const asked = request.method === "HEAD" ? new Request(request, { method: "GET" }) : request;
-      return app.fetch(asked, { address });
+      return app.fetch(request.method === "HEAD" ? asGet(request) : request, { address });
     },
   };
+}
+
+/** HEAD asked as GET, and not left to hono: Bun takes the body away and leaves its length in the answer. */
+function asGet({ url, headers }: Request): Request {
+  const { path, query } = targetOf(url);
+  return new Request(`http://localhost${path}${query === "" ? "" : `?${query}`}`, { headers });
 }
