@@ -37,7 +37,7 @@ export interface ChatEngine {
   readonly engine: BunEngine;
   /** For `Bun.serve`. */
   readonly websocket: Bun.WebSocketHandler<WebSocketData>;
-  /** For `Bun.serve`: a body of more than this is refused before anyone reads it. */
+  /** For `Bun.serve`, whose own 413 closes no session: well above the ceiling that `handle` keeps by itself. */
   readonly maxRequestBodySize: number;
   /** Whether this request is for `handle`. */
   serves(request: Request): boolean;
@@ -416,7 +416,7 @@ export function createEngine(options: EngineOptions): ChatEngine {
       closeOnBackpressureLimit: true,
       perMessageDeflate: false,
     },
-    maxRequestBodySize: frameBytesMax,
+    maxRequestBodySize: 16 * frameBytesMax,
     serves: (request) => URL.parse(request.url)?.pathname === path,
     async handle(request, server) {
       try {
