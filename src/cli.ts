@@ -1,0 +1,83 @@
+/** The command line: `bun src/cli.ts <command>`. Reads the environment as the service does, and prints what was done. */
+
+import { parseArgs } from "node:util";
+import { type Config, ConfigError, loadConfig } from "./config.ts";
+import type { Epoch } from "./domain/ids.ts";
+
+const HELP = `usage: bun src/cli.ts <command>
+
+  migrate [--dry-run]   gives messages that an older program wrote to MongoDB their numbers and dates;
+                        safe to run twice, and beside a running service
+  help                  shows this text
+
+The environment is that of the service: MONGODB_URI, MONGODB_DB_NAME, …
+`;
+
+// As sysexits.h names them.
+const EXIT = { done: 0, fault: 1, usage: 64, config: 78 } as const;
+
+class UsageError extends Error {}
+
+interface Command {
+  readonly dryRun: boolean;
+  readonly name: "migrate" | "help";
+}
+
+function parseCommand(argv: readonly string[]): Command {
+  const { values, positionals } = parse(argv);
+  const [name = "help", ...rest] = positionals;
+  if (rest.length > 0) throw new UsageError(`unexpected argument: ${rest.join(" ")}`);
+  if (values.help || name === "help") return { name: "help", dryRun: false };
+  if (name !== "migrate") throw new UsageError(`unknown command: ${name}`);
+  return { name, dryRun: values["dry-run"] };
+}
+
+function parse(argv: readonly string[]) {
+  try {
+    return parseArgs({
+      args: [...argv],
+      allowPositionals: true,
+      options: {
+        "dry-run": { type: "boolean", default: false },
+        help: { type: "boolean", short: "h", default: false },
+      },
+    });
+  } catch (error) {
+    throw new UsageError(error instanceof Error ? error.message : String(error));
+  }
+}
+
+async function migrate({ store }: Config, dryRun: boolean): Promise<string> {
+  if (store.kind === "sqlite") return "nothing to migrate: the SQLite store has no older messages\n";
+  const { migrateMongo } = await import("./repository/mongo-migrate.ts");
+  const newEpoch = () => Bun.randomUUIDv7() as string as Epoch;
+  const { numbered, rooms, dated, unreadable } = await migrateMongo({ ...store, dryRun, newEpoch });
+  const [were, left] = dryRun ? ["would be", "would be left as they are"] : ["were", "were left as they are"];
+  return [
+    `${numbered} messages in ${rooms} rooms ${were} numbered, ${dated} messages ${were} dated`,
+    ...(unreadable === 0 ? [] : [`${unreadable} documents cannot be read and ${left}`]),
+    "",
+  ].join("\n");
+}
+
+async function main(argv: readonly string[]): Promise<number> {
+  try {
+    const { name, dryRun } = parseCommand(argv);
+    process.stdout.write(name === "help" ? HELP : await migrate(loadConfig(process.env), dryRun));
+    return EXIT.done;
+  } catch (error) {
+    const message = error instanceof Error ? error.message : String(error);
+    if (error instanceof UsageError) {
+      process.stderr.write(`${message}\n\n${HELP}`);
+      return EXIT.usage;
+    }
+    if (error instanceof ConfigError) {
+      process.stderr.write(`${message}\n`);
+      return EXIT.config;
+    }
+    process.stderr.write(`cannot go on: ${message.split("\n", 1)[0]}\n`);
+    return EXIT.fault;
+  }
+}
+
+process.exitCode = await main(process.argv.slice(2));
