@@ -44,7 +44,7 @@ const steps = {
     // An open read transaction keeps it from being restarted until `finish`.
     letGo();
     holder?.run("BEGIN");
-    holder?.prepare("SELECT epoch FROM store").get();
+    holder?.query("SELECT epoch FROM store").get();
     checkpoint("PASSIVE");
     // SQLite syncs the file only with the last frame copied; what is synced now need not be while commits wait.
     fdatasyncSync(file);

@@ -61,7 +61,7 @@ export function migrate(db: Database, path: string, migrations: readonly Migrati
   const newest = migrations.at(-1)?.version ?? 0;
   const known = readPragma(db, "user_version");
   const application = readPragma(db, "application_id");
-  const tables = Number(db.prepare("SELECT count(*) FROM sqlite_schema").values()[0]?.[0]);
+  const tables = Number(db.query("SELECT count(*) FROM sqlite_schema").values()[0]?.[0]);
   if (application !== APPLICATION_ID && (application !== 0 || known !== 0 || tables > 0))
     throw new Error(`SQLite file ${path} belongs to another program`);
   if (known > newest)
@@ -70,15 +70,21 @@ export function migrate(db: Database, path: string, migrations: readonly Migrati
     );
   for (const { version, sql } of migrations) {
     if (version <= known) continue;
-    db.transaction(() => {
+    // Not by db.transaction(): it keeps statements of its own, and the file is not let go of before those are collected.
+    db.run("BEGIN IMMEDIATE");
+    try {
       db.run(sql);
       db.run(`PRAGMA application_id = ${APPLICATION_ID}`);
       db.run(`PRAGMA user_version = ${version}`);
-    }).immediate();
+      db.run("COMMIT");
+    } catch (error) {
+      if (db.inTransaction) db.run("ROLLBACK");
+      throw error;
+    }
   }
 }
 
-const readPragma = (db: Database, name: string) => Number(db.prepare(`PRAGMA ${name}`).values()[0]?.[0]);
+const readPragma = (db: Database, name: string) => Number(db.query(`PRAGMA ${name}`).values()[0]?.[0]);
 
 /** The one line for an operator whose file cannot be used; what is no fault of SQLite's is passed on as it is. */
 export function startFault(path: string, thrown: unknown): Error {

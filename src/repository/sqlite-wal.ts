@@ -26,7 +26,7 @@ const FRAME_HEADER_BYTES = 24;
  * @param descriptor of the database file, to be closed by the caller when no connection is open any more
  */
 export async function openWal(writer: Database, path: string, descriptor: number): Promise<Wal> {
-  const pageBytes = Number(writer.prepare("PRAGMA page_size").values()[0]?.[0]);
+  const pageBytes = Number(writer.query("PRAGMA page_size").values()[0]?.[0]);
   // Looks at the log without touching it; answers [busy, frames in the log, frames copied].
   const look = writer.prepare("PRAGMA wal_checkpoint(NOOP)");
   // The log is one file from the first connection's opening to the last one's closing. Unlike the database file and its

@@ -37,7 +37,8 @@ export async function openSqliteRepository(world: SqliteWorld): Promise<MessageR
   // outlives every connection.
   let descriptor: number | undefined;
   const letGo = () => {
-    for (const database of opened) database.close();
+    // The writer last: only a connection that may write removes the log with its going.
+    for (const database of opened.toReversed()) database.close();
     if (descriptor !== undefined) closeSync(descriptor);
     lock.release();
   };
@@ -94,7 +95,7 @@ function openWriter(path: string): Database {
   try {
     writer.run(`PRAGMA busy_timeout = ${LIMITS.storeTimeoutMs}`);
     if (statSync(path).size <= LIMITS.verifiedAtStartBytes) {
-      const verdict = writer.prepare("PRAGMA quick_check(1)").values()[0]?.[0];
+      const verdict = writer.query("PRAGMA quick_check(1)").values()[0]?.[0];
       if (verdict !== "ok") throw new Error(`SQLite file ${path} is corrupt: ${verdict}`);
     }
     writer.run("PRAGMA journal_mode = WAL");
@@ -112,9 +113,9 @@ function openWriter(path: string): Database {
 
 function epochOf(writer: Database, newEpoch: () => Epoch): Epoch {
   writer
-    .prepare("INSERT INTO store (only_row, epoch, wal_restarts) VALUES (1, ?1, 0) ON CONFLICT DO NOTHING")
+    .query("INSERT INTO store (only_row, epoch, wal_restarts) VALUES (1, ?1, 0) ON CONFLICT DO NOTHING")
     .run(newEpoch());
-  const epoch = parseEpoch(String(writer.prepare("SELECT epoch FROM store").values()[0]?.[0]));
+  const epoch = parseEpoch(String(writer.query("SELECT epoch FROM store").values()[0]?.[0]));
   assert(epoch !== undefined, "the store's epoch is one");
   return epoch;
 }
