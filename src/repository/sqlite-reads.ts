@@ -75,9 +75,6 @@ export const READ_STATEMENTS = {
   rooms: `SELECT name, seq, last_received_at FROM rooms r WHERE (last_received_at, name) < (?1, ?2)
     AND EXISTS (SELECT 1 FROM messages WHERE ${within("r.id", "0", `${SEQ_MAX}`)})
     ORDER BY last_received_at DESC, name DESC LIMIT ?3`,
-  newestRooms: `SELECT name, seq, last_received_at FROM rooms r
-    WHERE EXISTS (SELECT 1 FROM messages WHERE ${within("r.id", "0", `${SEQ_MAX}`)})
-    ORDER BY last_received_at DESC, name DESC LIMIT ?1`,
 } as const;
 
 export function createReads(db: Database, epoch: Epoch): Reads {
@@ -92,7 +89,6 @@ export function createReads(db: Database, epoch: Epoch): Reads {
     pickOn: db.prepare(READ_STATEMENTS.pickOn),
     atPlace: db.prepare(READ_STATEMENTS.atPlace),
     rooms: db.prepare(READ_STATEMENTS.rooms),
-    newestRooms: db.prepare(READ_STATEMENTS.newestRooms),
   };
   const emptyHead: RoomHead = { epoch, seq: SEQ_ZERO, firstSeq: seqAfter(SEQ_ZERO) };
 
@@ -178,10 +174,7 @@ export function createReads(db: Database, epoch: Epoch): Reads {
       };
     },
     readRooms({ before, roomsMax }) {
-      const rows =
-        before === null
-          ? statements.newestRooms.values(roomsMax + 1)
-          : statements.rooms.values(before.lastMessageAt, before.room, roomsMax + 1);
+      const rows = statements.rooms.values(before?.lastMessageAt ?? NEVER, before?.room ?? "", roomsMax + 1);
       const rooms = (rows as [RoomName, Seq, Millis][])
         .slice(0, roomsMax)
         .map(([room, seq, lastMessageAt]): RoomSummary => ({ room, seq, lastMessageAt }));
