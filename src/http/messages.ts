@@ -3,6 +3,7 @@
 import type { Context } from "hono";
 import { ANONYMOUS } from "../auth/viewer.ts";
 import type { Chat } from "../chat/chat.ts";
+import { ChatError } from "../errors.ts";
 import {
   parsePostMessage,
   parseRoomHistory,
@@ -12,6 +13,7 @@ import {
 } from "../protocol/routes.ts";
 import { messageToWire } from "../protocol/wire.ts";
 import { readJsonBody } from "./body.ts";
+import type { Readiness } from "./health.ts";
 import { type HttpEnv, rawName, rawQuery } from "./target.ts";
 
 export interface MessageRoutesOptions {
@@ -19,9 +21,10 @@ export interface MessageRoutesOptions {
   /** UTF-8 bytes of the longest text. */
   readonly messageBytesMax: number;
   readonly bodyBytesMax: number;
+  readonly readiness: () => Readiness;
 }
 
-export const messageRoutes = ({ chat, messageBytesMax, bodyBytesMax }: MessageRoutesOptions) => ({
+export const messageRoutes = ({ chat, messageBytesMax, bodyBytesMax, readiness }: MessageRoutesOptions) => ({
   async ofUser(c: Context<HttpEnv>) {
     const query = parseUserHistory(rawName(c), rawQuery(c));
     return c.json(userPageToWire(await chat.history.ofUser(query), query.cursor));
@@ -33,6 +36,8 @@ export const messageRoutes = ({ chat, messageBytesMax, bodyBytesMax }: MessageRo
   },
 
   async post(c: Context<HttpEnv>) {
+    const state = readiness();
+    if (!state.ready && state.reason === "draining") throw new ChatError("draining");
     const command = parsePostMessage(
       {
         rawRoom: rawName(c),

@@ -1,0 +1,479 @@
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { LIMITS } from "../../src/limits.ts";
+import type { WireMessage } from "../../src/protocol/wire.ts";
+import { post, rawRequest, refusalOf, startHttpApp, type TestHttpApp } from "../fixture/http-app.ts";
+
+let app: TestHttpApp;
+beforeAll(async () => {
+  app = await startHttpApp();
+});
+afterAll(() => app.dispose());
+
+interface Page {
+  messages: WireMessage[];
+  next_cursor: string | null;
+  epoch: string;
+  first_seq: number;
+  seq: number;
+}
+
+const get = (path: string) => fetch(`${app.url}${path}`);
+const page = async (path: string) => {
+  const answer = await get(path);
+  expect(answer.status).toBe(200);
+  return (await answer.json()) as Page;
+};
+const say = async (room: string, user: string, ...texts: string[]) => {
+  const said: WireMessage[] = [];
+  for (const message of texts) {
+    said.push((await (await post(app, room, { user_id: user, message })).json()) as WireMessage);
+  }
+  return said;
+};
+const texts = (messages: readonly WireMessage[]) => messages.map(({ message }) => message);
+
+/** Follows the cursors to the end. */
+async function walk(path: string, between: () => Promise<unknown> = async () => undefined) {
+  const seen: WireMessage[] = [];
+  const join = path.includes("?") ? "&" : "?";
+  for (let cursor: string | null = ""; cursor !== null;) {
+    const answer: Page = await page(cursor === "" ? path : `${path}${join}cursor=${cursor}`);
+    seen.push(...answer.messages);
+    cursor = answer.next_cursor;
+    await between();
+  }
+  return seen;
+}
+
+describe("POST /rooms/{room}/messages", () => {
+  test("answers 201 with the message, which the room's history then holds", async () => {
+    const answer = await post(app, "post", {
+      user_id: "anna",
+      message: "héllo\n👋",
+      timestamp: "2026-01-31T09:05:00.1239+02:00",
+    });
+    expect(answer.status).toBe(201);
+    const message = (await answer.json()) as WireMessage;
+    expect(message).toEqual({
+      id: expect.stringMatching(/^[0-9a-f-]{36}$/),
+      room: "post",
+      seq: 1,
+      user_id: "anna",
+      message: "héllo\n👋",
+      timestamp: "2026-01-31T07:05:00.123Z",
+      received_at: expect.stringMatching(/^20.*Z$/),
+    });
+    expect((await page("/rooms/post/messages")).messages).toEqual([message]);
+  });
+
+  test("answers a replay with 200 and the first message, and another text under the same key with 409", async () => {
+    const send = (message: string, key: string) =>
+      post(app, "keys", { user_id: "anna", message }, { "idempotency-key": key });
+    const first = await send("one", "k 1");
+    const again = await send("one", "k 1");
+    expect([first.status, again.status]).toEqual([201, 200]);
+    expect(await again.json()).toEqual(await first.json());
+    expect(await refusalOf(await send("two", "k 1"))).toMatchObject({ status: 409, code: "conflict" });
+    for (const key of ["k".repeat(129), "\u00e9", " "]) {
+      expect(await refusalOf(await send("one", key))).toMatchObject({
+        status: 400,
+        code: "invalid_request",
+        issues: [{ path: "Idempotency-Key" }],
+      });
+    }
+    expect((await page("/rooms/keys/messages")).seq).toBe(1);
+  });
+
+  test.each([
+    ["null", ""],
+    ["7", ""],
+    ['"text"', ""],
+    ["[]", "message"],
+    ["{}", "message"],
+    ['{"user_id":"a","message":{"$gt":""}}', "message"],
+    ['{"user_id":"a","message":" \\n"}', "message"],
+    ['{"user_id":"a","message":"\\ud800"}', "message"],
+    ['{"user_id":"a\\u0000","message":"x"}', "user_id"],
+    ['{"user_id":["a"],"message":"x"}', "user_id"],
+    ['{"message":"x"}', "user_id"],
+    ['{"user_id":"a","message":"x","timestamp":"2026-01-31"}', "timestamp"],
+    ['{"user_id":"a","message":"x","timestamp":"+99999-01-31T00:00:00Z"}', "timestamp"],
+    ["{", ""],
+    ["", ""],
+    ['{"user_id":"a","message":"x"} x', ""],
+    ["[".repeat(5_000) + "]".repeat(5_000), ""],
+    [`${'{"a":'.repeat(1_500)}1${"}".repeat(1_500)}`, ""],
+    [`{"user_id":"a","message":"x","more":${"[".repeat(4_000)}${"]".repeat(4_000)}}`, ""],
+  ])("refuses the body %.60s at %j", async (body, path) => {
+    const answer = await post(app, "refused", body);
+    expect(await refusalOf(answer)).toMatchObject({
+      status: 400,
+      code: "invalid_request",
+      issues: expect.arrayContaining([{ path, message: expect.any(String) }]),
+    });
+    expect((await page("/rooms/refused/messages")).seq).toBe(0);
+  });
+
+  test("never shows the input in a refusal", async () => {
+    const answer = await post(app, "refused", {
+      user_id: "secret\u0000",
+      message: ["secret"],
+      timestamp: "secret",
+    });
+    expect(answer.status).toBe(400);
+    expect(await answer.text()).not.toContain("secret");
+  });
+
+  test("refuses 10,000 levels of nesting, and lives on", async () => {
+    const deep = await startHttpApp({ bodyBytesMax: 1_000_000 });
+    try {
+      for (const [open, close] of [
+        ["[", "]"],
+        ['{"message":', "}"],
+      ] as const) {
+        const body = `${open.repeat(10_000)}0${close.repeat(10_000)}`;
+        expect((await post(deep, "deep", body)).status).toBe(400);
+      }
+      expect((await fetch(`${deep.url}/livez`)).status).toBe(200);
+    } finally {
+      await deep.dispose();
+    }
+  });
+
+  test.each([
+    "text/plain",
+    "application/x-www-form-urlencoded",
+    "application/json; charset=utf-16",
+    "application/jsonx",
+  ])("refuses a body of type %s with 415", async (type) => {
+    const answer = await post(app, "refused", { user_id: "a", message: "x" }, { "content-type": type });
+    expect(await refusalOf(answer)).toMatchObject({ status: 415, code: "unsupported_media_type" });
+  });
+
+  test.each([
+    "application/json; charset=utf-8",
+    "Application/JSON;charset=UTF-8",
+    'application/json; charset="utf-8"',
+  ])("takes a body of type %s", async (type) => {
+    const answer = await post(app, "typed", { user_id: "a", message: "x" }, { "content-type": type });
+    expect(answer.status).toBe(201);
+  });
+
+  test("refuses a text over the ceiling in bytes with 413, and takes one that just fits", async () => {
+    const send = (message: string) => post(app, "long", { user_id: "a", message });
+    expect((await send("é".repeat(500))).status).toBe(201);
+    for (const text of [`${"é".repeat(500)}a`, "a".repeat(1_001)]) {
+      expect(await refusalOf(await send(text))).toMatchObject({ status: 413, code: "payload_too_large" });
+    }
+    expect((await page("/rooms/long/messages")).seq).toBe(1);
+  });
+
+  test("refuses a body over the ceiling with 413, told by its length or counted as it comes", async () => {
+    const body = JSON.stringify({ user_id: "a", message: "x", more: "y".repeat(20_000) });
+    expect(await refusalOf(await post(app, "long", body))).toMatchObject({
+      status: 413,
+      code: "payload_too_large",
+    });
+    const head =
+      "POST /rooms/long/messages HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n";
+    const chunk = `400\r\n${"y".repeat(1_024)}\r\n`;
+    // The end never comes: the answer must not wait for it.
+    const answer = await rawRequest(app.port, `${head}Transfer-Encoding: chunked\r\n\r\n${chunk.repeat(12)}`);
+    expect(answer).toStartWith("HTTP/1.1 413 ");
+    expect(answer).toContain('"payload_too_large"');
+  });
+
+  test("takes a chunked body that fits, cut within a character", async () => {
+    const bytes = Buffer.from(JSON.stringify({ user_id: "a", message: "é" }));
+    const at = bytes.indexOf(0xa9);
+    const chunk = (part: Buffer) => `${part.byteLength.toString(16)}\r\n${part.toString("latin1")}\r\n`;
+    const answer = await rawRequest(
+      app.port,
+      `POST /rooms/chunked/messages HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n` +
+        `Transfer-Encoding: chunked\r\n\r\n${chunk(bytes.subarray(0, at))}${chunk(bytes.subarray(at))}0\r\n\r\n`,
+    );
+    expect(answer).toStartWith("HTTP/1.1 201 ");
+    expect(texts((await page("/rooms/chunked/messages")).messages)).toEqual(["é"]);
+  });
+
+  test("is refused while the server drains, and reading is not", async () => {
+    const draining = await startHttpApp({ readiness: () => ({ ready: false, reason: "draining" }) });
+    try {
+      const answer = await post(draining, "late", { user_id: "a", message: "x" });
+      expect(await refusalOf(answer)).toMatchObject({ status: 503, code: "draining", retryable: true });
+      expect(await (await fetch(`${draining.url}/rooms/late/messages`)).json()).toMatchObject({ seq: 0 });
+    } finally {
+      await draining.dispose();
+    }
+  });
+
+  test("refuses a body that is not UTF-8", async () => {
+    const answer = await fetch(`${app.url}/rooms/refused/messages`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: Buffer.from('{"user_id":"a","message":"\xff"}', "latin1"),
+    });
+    expect(await refusalOf(answer)).toMatchObject({ status: 400, code: "invalid_request" });
+  });
+});
+
+describe("names in a path", () => {
+  test.each(["a/b", "100%", "?#&=+ ", "日本語 👩‍👩‍👧", "..a", "$gt", "__proto__"])(
+    "%j works as a room and as a user",
+    async (name) => {
+      const [said] = await say(name, name, "hi");
+      expect(said).toMatchObject({ room: name, user_id: name, seq: 1 });
+      const path = encodeURIComponent(name);
+      expect((await page(`/rooms/${path}/messages`)).messages).toEqual([said as WireMessage]);
+      expect((await page(`/messages/${path}?room=${path}`)).messages).toEqual([said as WireMessage]);
+    },
+  );
+
+  test.each([
+    "%",
+    "%zz",
+    "%00",
+    "%ff",
+    "%ed%a0%80",
+    "%0a",
+    "%20",
+    "a".repeat(129),
+    "%f0%9f%91%8b".repeat(129),
+  ])("%.30s is refused, with where it is", async (name) => {
+    const refused = { status: 400, code: "invalid_request" };
+    expect(await refusalOf(await get(`/rooms/${name}/messages`))).toMatchObject({
+      ...refused,
+      issues: [{ path: "room" }],
+    });
+    expect(await refusalOf(await get(`/messages/${name}`))).toMatchObject({
+      ...refused,
+      issues: [{ path: "user_id" }],
+    });
+    expect(await refusalOf(await get(`/messages/a?room=${name}`))).toMatchObject({
+      ...refused,
+      issues: [{ path: "room" }],
+    });
+  });
+
+  test("128 characters of four bytes work", async () => {
+    const name = "👋".repeat(128);
+    const [said] = await say(name, name, "hi");
+    const path = encodeURIComponent(name);
+    expect((await page(`/messages/${path}?room=${path}`)).messages).toEqual([said as WireMessage]);
+  });
+});
+
+describe("GET /rooms/{room}/messages", () => {
+  test("gives the newest first, and with after the oldest first", async () => {
+    await say("order", "anna", "1", "2", "3", "4", "5");
+    const newest = await page("/rooms/order/messages?limit=2");
+    expect(texts(newest.messages)).toEqual(["5", "4"]);
+    expect(newest).toMatchObject({ seq: 5, first_seq: 1 });
+    const after = await page(`/rooms/order/messages?after=1&limit=3&epoch=${newest.epoch}`);
+    expect(texts(after.messages)).toEqual(["2", "3", "4"]);
+    const rest = await page(`/rooms/order/messages?cursor=${after.next_cursor}`);
+    expect(texts(rest.messages)).toEqual(["5"]);
+    expect(rest.next_cursor).toBeNull();
+    expect(await page("/rooms/order/messages?after=5")).toMatchObject({ messages: [], next_cursor: null });
+  });
+
+  test("is an empty page for a room that nobody knows", async () => {
+    expect(await page("/rooms/unknown/messages")).toMatchObject({
+      messages: [],
+      next_cursor: null,
+      seq: 0,
+      first_seq: 1,
+    });
+  });
+
+  test("says when it cannot go on from where the reader was", async () => {
+    await say("lost", "anna", "1");
+    expect(await refusalOf(await get("/rooms/lost/messages?after=1&epoch=another"))).toMatchObject({
+      status: 409,
+      code: "epoch_changed",
+    });
+    expect(await refusalOf(await get("/rooms/lost/messages?after=2"))).toMatchObject({
+      status: 400,
+      code: "invalid_request",
+      issues: [{ path: "after", message: "is ahead of the room" }],
+    });
+  });
+
+  test("says 410 with the oldest number kept, for a place and for a cursor below it", async () => {
+    let firstSeq = 1;
+    const cut = await startHttpApp({
+      // The store keeps everything as yet: its bounds are told as retention will leave them.
+      between: (repository) => {
+        const told = async (read: ReturnType<typeof repository.readAfter>) => {
+          const found = await read;
+          return { ...found, head: { ...found.head, firstSeq: firstSeq as typeof found.head.firstSeq } };
+        };
+        return {
+          ...repository,
+          readAfter: (...query) => told(repository.readAfter(...query)),
+          readBefore: (...query) => told(repository.readBefore(...query)),
+        };
+      },
+    });
+    try {
+      for (const message of ["1", "2", "3", "4"]) await post(cut, "old", { user_id: "anna", message });
+      const read = (query: string) => fetch(`${cut.url}/rooms/old/messages?${query}`);
+      const { next_cursor } = (await (await read("limit=2")).json()) as Page;
+      firstSeq = 4;
+      const truncated = { status: 410, code: "history_truncated", first_seq: 4 };
+      expect(await refusalOf(await read("after=2"))).toMatchObject(truncated);
+      expect(await refusalOf(await read(`cursor=${next_cursor}`))).toMatchObject(truncated);
+      expect((await read("after=3")).status).toBe(200);
+    } finally {
+      await cut.dispose();
+    }
+  });
+
+  test("walks every message once while others write", async () => {
+    await say("walked", "anna", ...Array.from({ length: 25 }, (_, index) => String(index)));
+    const write = () => say("walked", "bert", "more");
+    const down = await walk("/rooms/walked/messages?limit=4", write);
+    expect(down.map(({ seq }) => seq)).toEqual(Array.from({ length: 25 }, (_, index) => 25 - index));
+  });
+
+  test("walks upwards to a head that moves", async () => {
+    await say("rising", "anna", "1", "2", "3", "4", "5");
+    const seen: (number | null)[] = [];
+    let path = "/rooms/rising/messages?after=0&limit=2";
+    for (let step = 0; ; step += 1) {
+      const { messages, next_cursor } = await page(path);
+      seen.push(...messages.map(({ seq }) => seq));
+      if (step < 3) await say("rising", "bert", "more");
+      if (next_cursor === null) break;
+      path = `/rooms/rising/messages?cursor=${next_cursor}&limit=2`;
+    }
+    expect(seen).toEqual([1, 2, 3, 4, 5, 6, 7, 8]);
+  });
+});
+
+describe("GET /messages/{user_id}", () => {
+  test("gives what the user sent in all rooms, newest first, or in one", async () => {
+    await say("one", "cara", "a");
+    await say("two", "cara", "b");
+    await say("one", "dora", "not hers");
+    await say("one", "cara", "c");
+    expect(texts((await page("/messages/cara")).messages)).toEqual(["c", "b", "a"]);
+    expect(texts((await page("/messages/cara?room=one")).messages)).toEqual(["c", "a"]);
+    expect(await page("/messages/nobody")).toEqual({ messages: [], next_cursor: null } as never);
+  });
+
+  test("keeps to from, inclusive, and to, exclusive", async () => {
+    const said = await say("range", "emil", "a", "b", "c");
+    const at = (said[1] as WireMessage).received_at;
+    const expected = (keep: (time: string) => boolean) =>
+      texts(said.filter(({ received_at }) => keep(received_at))).toReversed();
+    for (const list of ["/messages/emil", "/rooms/range/messages"]) {
+      expect(texts((await page(`${list}?from=${at}`)).messages)).toEqual(expected((time) => time >= at));
+      expect(texts((await page(`${list}?to=${at}`)).messages)).toEqual(expected((time) => time < at));
+    }
+  });
+
+  test("walks every message once while others write", async () => {
+    await say("hall", "finn", ...Array.from({ length: 21 }, (_, index) => String(index)));
+    const seen = await walk("/messages/finn?limit=4", () => say("hall", "finn", "more"));
+    expect(texts(seen)).toEqual(Array.from({ length: 21 }, (_, index) => String(20 - index)));
+  });
+});
+
+describe("the query of a list", () => {
+  test.each([
+    ["limit=0", "limit"],
+    ["limit=201", "limit"],
+    ["limit=1e9", "limit"],
+    ["limit=-1", "limit"],
+    ["limit=1.5", "limit"],
+    ["limit=", "limit"],
+    ["limit", "limit"],
+    ["limit=1&limit=1", "limit"],
+    ["limit=1&%6cimit=1", "limit"],
+    ["cursor=", "cursor"],
+    ["cursor=x", "cursor"],
+    ["cursor=e30", "cursor"],
+    ["cursor=null", "cursor"],
+    [`cursor=${"A".repeat(LIMITS.cursorCharsMax + 1)}`, "cursor"],
+    ["from=yesterday", "from"],
+    ["from=2026-01-31", "from"],
+    ["to=2026-02-30T00:00:00Z", "to"],
+    ["to=%00", "to"],
+    ["from=%", "from"],
+    ["anything=%zz", "query"],
+    ["%ff=1", "query"],
+  ])("?%.40s is 400 at %s", async (query, path) => {
+    for (const list of ["/messages/anna", "/rooms/lobby/messages"]) {
+      expect(await refusalOf(await get(`${list}?${query}`))).toEqual({
+        status: 400,
+        code: "invalid_request",
+        message: "The request is not valid.",
+        retryable: false,
+        issues: [{ path, message: expect.any(String) }],
+      });
+    }
+  });
+
+  test.each([
+    ["after=-1", "after"],
+    ["after=x", "after"],
+    ["after=9007199254740993", "after"],
+    ["after=0&after=0", "after"],
+    ["after=0&epoch=%20", "epoch"],
+    ["epoch=abc", "epoch"],
+    ["after=0&cursor=x", "cursor"],
+  ])("?%s is 400 at %s for a room", async (query, path) => {
+    expect(await refusalOf(await get(`/rooms/lobby/messages?${query}`))).toMatchObject({
+      status: 400,
+      code: "invalid_request",
+      issues: [{ path }],
+    });
+  });
+
+  test.each([
+    "limit=200",
+    "utm=1&utm=2",
+    "&&",
+    "limit=1&",
+    "from=2026-01-31T09:05:00+02:00",
+    "toString=1",
+    "__proto__=1",
+  ])("?%s is fine", async (query) => {
+    await page(`/messages/anna?${query}`);
+    await page(`/rooms/lobby/messages?${query}`);
+  });
+
+  test("takes a cursor only for the question that it was given for", async () => {
+    await say("cursors", "gina", "1", "2", "3");
+    await say("cursors2", "gina", "1", "2", "3");
+    const cursorOf = async (path: string) => (await page(path)).next_cursor as string;
+    const ofRoom = await cursorOf("/rooms/cursors/messages?limit=1");
+    const ofUser = await cursorOf("/messages/gina?limit=1");
+    const ofBoth = await cursorOf("/messages/gina?limit=1&room=cursors");
+    const ofRooms = await cursorOf("/rooms?limit=1");
+    for (const path of [
+      `/rooms/cursors2/messages?cursor=${ofRoom}`,
+      `/rooms/cursors/messages?cursor=${ofUser}`,
+      `/rooms/cursors/messages?cursor=${ofRoom}&from=2026-01-01T00:00:00Z`,
+      `/messages/gina?cursor=${ofRoom}`,
+      `/messages/gina?cursor=${ofBoth}`,
+      `/messages/gina?cursor=${ofUser}&room=cursors`,
+      `/messages/anna?cursor=${ofUser}`,
+      `/messages/gina?cursor=${ofRooms}`,
+      `/rooms?cursor=${ofUser}`,
+      `/rooms?cursor=${ofRoom.slice(1)}`,
+      `/rooms?cursor=${ofRooms}=`,
+    ]) {
+      expect(await refusalOf(await get(path))).toMatchObject({
+        status: 400,
+        code: "invalid_request",
+        issues: [{ path: "cursor" }],
+      });
+    }
+    expect(texts((await page(`/rooms/cursors/messages?cursor=${ofRoom}&limit=7`)).messages)).toEqual([
+      "2",
+      "1",
+    ]);
+  });
+});
