@@ -10,7 +10,9 @@ import { REFUSALS } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
-import { countPayload, isOverCeiling, readPostBody, withoutStrayPongs } from "./polling-post.ts";
+import { FAULTS, type Fault, faultOf, isHandshake } from "./engine-request.ts";
+import { createSessions, type Session } from "./engine-session.ts";
+import { countPayload, readPostBody, withoutStrayPongs } from "./polling-post.ts";
 import { createPublishMeter } from "./publish-meter.ts";
 
 export interface EngineOptions {
@@ -56,47 +58,11 @@ export interface ChatEngine {
   close(): void;
 }
 
-/** What Engine.IO answers to a request that breaks its protocol; the numbers are part of it. */
-const FAULTS = {
-  unknownTransport: { code: 0, message: "Transport unknown" },
-  unknownSession: { code: 1, message: "Session ID unknown" },
-  badHandshakeMethod: { code: 2, message: "Bad handshake method" },
-  badRequest: { code: 3, message: "Bad request" },
-  unsupportedVersion: { code: 5, message: "Unsupported protocol version" },
-} as const;
-type Fault = (typeof FAULTS)[keyof typeof FAULTS];
-
-const TRANSPORTS = new Set(["polling", "websocket"]);
-const PING_CHAR = "2".charCodeAt(0);
-const PONG_CHAR = "3".charCodeAt(0);
 /** The longest idle timeout that Bun knows for a request, in seconds. */
 const IDLE_SECONDS_MAX = 255;
 
-/** One Engine.IO session, from its handshake to its end. */
-interface Session {
-  readonly conn: EngineConnection;
-  /** Set from the handshake or the upgrade on. */
-  socket: BunWebSocket | undefined;
-  /** A ping is in the write buffer, and the client has not seen it yet. */
-  isPingQueued: boolean;
-  /** A ping went out and its pong did not come yet. */
-  isPongAwaited: boolean;
-  /** A POST is being read. */
-  isPosting: boolean;
-  /** Bytes in the write buffer; counted only while the session polls, a WebSocket knows its own. */
-  queuedBytes: number;
-  /** Its end is decided. */
-  isDoomed: boolean;
-  closedBecause: string | undefined;
-}
-
-/** What is known of a WebSocket beside its transport. */
-interface Link {
-  readonly socket: BunWebSocket;
-  /** Undefined while the socket asks to take over a polling session. */
-  session: Session | undefined;
-  hasProbed: boolean;
-}
+/** Asked anew after each await: it changes meanwhile. */
+const reasonOf = (session: Session) => session.closeReason;
 
 /** `io.close()` closes the engine, which would go on taking handshakes; there is no event for it. */
 class ClosableEngine extends BunEngine {
@@ -111,9 +77,8 @@ export function createEngine(options: EngineOptions): ChatEngine {
   const { path = "/socket.io/", pingIntervalMs, pingTimeoutMs, frameBytesMax, outboundBytesMax } = options;
   const { isOriginWelcome, corsOrigin, log, metrics } = options;
 
-  const sessions = new Map<string, Session>();
-  const sessionOf = new WeakMap<object, Session>();
-  const linkOf = new WeakMap<object, Link>();
+  const sessions = createSessions({ outboundBytesMax, log, metrics });
+  const meter = createPublishMeter(sessions.endSlow);
   const addressOf = new WeakMap<Request, string>();
   let isDraining = false;
 
@@ -126,90 +91,12 @@ export function createEngine(options: EngineOptions): ChatEngine {
       for (const [name, value] of answerHeaders(request)) headers.set(name, value);
     },
   });
-  engine.on("connection", adopt);
-
-  const meter = createPublishMeter(() => {
-    for (const session of sessions.values()) {
-      if (session.socket !== undefined) disconnectIfSlow(session);
-    }
-  });
-
-  // Sessions
-
-  function adopt(conn: EngineConnection, request: Request) {
-    const session: Session = {
-      conn,
-      socket: undefined,
-      isPingQueued: false,
-      isPongAwaited: false,
-      isPosting: false,
-      queuedBytes: 0,
-      isDoomed: false,
-      closedBecause: undefined,
-    };
-    sessions.set(conn.id, session);
-    sessionOf.set(conn, session);
+  engine.on("connection", (conn, request) => {
     // socket.io reads both for `handshake`; the engine knows no address and looks for "https" where "https:" stands.
     Object.assign(conn, { remoteAddress: addressOf.get(request) });
     conn.request.connection.encrypted = new URL(request.url).protocol === "https:";
-
-    takeSocket(session);
-    conn.on("upgrade", () => takeSocket(session));
-    conn.on("packetCreate", ({ type, data }) => {
-      if (type === "ping") session.isPingQueued = true;
-      if (session.socket !== undefined) return;
-      session.queuedBytes +=
-        1 + (typeof data === "string" ? Buffer.byteLength(data) : (data?.byteLength ?? 0));
-      disconnectIfSlow(session);
-    });
-    // Emitted when the write buffer has been handed to the transport.
-    conn.on("drain", () => {
-      if (session.isPingQueued) {
-        session.isPingQueued = false;
-        session.isPongAwaited = true;
-      }
-      session.queuedBytes = 0;
-      if (session.socket !== undefined) disconnectIfSlow(session);
-    });
-    conn.on("close", (reason) => {
-      session.closedBecause = reason;
-      sessions.delete(conn.id);
-    });
-  }
-
-  function takeSocket(session: Session) {
-    const link = linkOf.get(session.conn.transport);
-    if (link === undefined) return;
-    link.session = session;
-    session.socket = link.socket;
-  }
-
-  const backlogOf = ({ socket, queuedBytes }: Session) =>
-    socket === undefined ? queuedBytes : socket.getBufferedAmount();
-
-  function disconnectIfSlow(session: Session) {
-    if (session.isDoomed || backlogOf(session) <= outboundBytesMax) return;
-    metrics.count("slow_clients_disconnected_total");
-    log.info("slow_client_disconnected", { sid: session.conn.id, waiting_bytes: backlogOf(session) });
-    doom(session);
-  }
-
-  function closeForAbuse(session: Session, reason: string) {
-    if (session.isDoomed) return;
-    metrics.count("engine_abuse_closed_total");
-    log.info("engine_abuse_closed", { sid: session.conn.id, reason });
-    doom(session);
-  }
-
-  // Ends a session at once, without waiting for its client to read. In a microtask: whoever writes to a room must not
-  // find members vanish in the middle of it.
-  function doom(session: Session) {
-    session.isDoomed = true;
-    queueMicrotask(() => {
-      if (session.socket === undefined) session.conn.transport.close();
-      else session.socket.terminate();
-    });
-  }
+    sessions.adopt(conn);
+  });
 
   // Requests
 
@@ -249,51 +136,34 @@ export function createEngine(options: EngineOptions): ChatEngine {
     return new Response(null, { status: 204, headers });
   }
 
-  /** What is wrong with this request as Engine.IO on Node sees it; undefined when nothing is. */
-  function faultOf(
-    request: Request,
-    query: URLSearchParams,
-    session: Session | undefined,
-  ): Fault | undefined {
-    const transport = query.get("transport") ?? "";
-    const isHandshake = !query.get("sid");
-    const upgrade = request.headers.get("upgrade");
-    if (!TRANSPORTS.has(transport)) return FAULTS.unknownTransport;
-    if (isHandshake && request.method !== "GET") return FAULTS.badHandshakeMethod;
-    if (isHandshake && query.get("EIO") !== "4") return FAULTS.unsupportedVersion;
-    if (!isHandshake && session === undefined) return FAULTS.unknownSession;
-    if (!["GET", "POST"].includes(request.method)) return FAULTS.badRequest;
-    if (upgrade !== null && (request.method !== "GET" || upgrade.toLowerCase() !== "websocket")) {
-      return FAULTS.badRequest;
-    }
-    if ((transport === "websocket") !== (upgrade !== null)) return FAULTS.badRequest;
-    if (upgrade === null && session?.socket !== undefined) return FAULTS.badRequest;
-    return undefined;
-  }
-
-  function isForeign(request: Request, isHandshake: boolean): boolean {
-    const acts = isHandshake || request.method === "POST" || request.headers.has("upgrade");
+  function isForeign(request: Request, query: URLSearchParams): boolean {
+    const acts = isHandshake(query) || request.method === "POST" || request.headers.has("upgrade");
     return acts && !isOriginWelcome(request.headers.get("origin"), request.headers.get("host"));
   }
 
   async function answer(request: Request, server: Bun.Server<WebSocketData>): Promise<Response> {
     const url = URL.parse(request.url);
     if (url === null || url.pathname !== path) return refuseWith(request, "not_found");
-    if (request.method === "OPTIONS") return preflight(request);
-    const sid = url.searchParams.get("sid");
-    const isHandshake = !sid;
-    if (isForeign(request, isHandshake)) return refuseWith(request, "forbidden");
-    const session = isHandshake ? undefined : sessions.get(sid);
-    const fault = faultOf(request, url.searchParams, session);
+    const { method, headers } = request;
+    if (method === "OPTIONS") return preflight(request);
+    const query = url.searchParams;
+    if (isForeign(request, query)) return refuseWith(request, "forbidden");
+    const session = sessions.bySid(query.get("sid") ?? "");
+    const fault = faultOf({
+      method,
+      upgrade: headers.get("upgrade"),
+      query,
+      session: session && (session.socket === undefined ? "polling" : "websocket"),
+    });
     if (fault !== undefined) return refuse(request, 400, fault);
-    if (isHandshake) {
+    if (session === undefined) {
       if (isDraining || engine.isClosed) return refuseWith(request, "draining");
       const address = server.requestIP(request)?.address;
       if (address !== undefined) addressOf.set(request, address.replace(/^::ffff:(?=\d+\.)/i, ""));
     }
-    if (request.headers.has("upgrade")) return upgrade(request, server, session);
-    if (request.method === "GET") return poll(request, server);
-    return post(request, server, session as Session);
+    if (headers.has("upgrade")) return upgrade(request, server, session);
+    if (session === undefined || method === "GET") return poll(request, server);
+    return post(request, server, session);
   }
 
   async function upgrade(
@@ -328,7 +198,7 @@ export function createEngine(options: EngineOptions): ChatEngine {
     session: Session,
   ): Promise<Response> {
     const closeAndRefuse = (reason: string, status = 400) => {
-      closeForAbuse(session, reason);
+      sessions.endForAbuse(session, reason);
       return refuse(request, status, FAULTS.badRequest);
     };
     if (session.isPosting) return closeAndRefuse("overlapping_posts");
@@ -339,28 +209,19 @@ export function createEngine(options: EngineOptions): ChatEngine {
       const body = await readPostBody(request, frameBytesMax, pingTimeoutMs);
       if (body.kind === "too_large") return closeAndRefuse("post_too_large", 413);
       if (body.kind === "cut_short") return closeAndRefuse("post_cut_short");
-      if (session.closedBecause !== undefined) return refuse(request, 400, FAULTS.unknownSession);
+      if (reasonOf(session) !== undefined) return refuse(request, 400, FAULTS.unknownSession);
       if (session.socket !== undefined) return refuse(request, 400, FAULTS.badRequest);
       const count = countPayload(body.bytes);
-      if (isOverCeiling(count)) return closeAndRefuse("too_many_packets");
-      let payload: string | undefined = Buffer.from(
-        body.bytes.buffer,
-        body.bytes.byteOffset,
-        body.bytes.byteLength,
-      ).toString();
-      if (count.pongs > 0) {
-        payload = withoutStrayPongs(payload, session.isPongAwaited);
-        session.isPongAwaited = false;
-        if (payload === undefined) return new Response("ok", { headers: answerHeaders(request) });
-      }
+      if (!sessions.admitsPayload(session, count)) return refuse(request, 400, FAULTS.badRequest);
+      let payload: string | undefined = new TextDecoder().decode(body.bytes);
+      if (count.pongs > 0) payload = withoutStrayPongs(payload, sessions.admitsPong(session));
+      if (payload === undefined) return new Response("ok", { headers: answerHeaders(request) });
       const { url, method, headers } = request;
       const response = await engine.handleRequest(
         new Request(url, { method, headers, body: payload }),
         server,
       );
-      return (session.closedBecause as string | undefined) === "parse error"
-        ? refuse(request, 400, FAULTS.badRequest)
-        : response;
+      return reasonOf(session) === "parse error" ? refuse(request, 400, FAULTS.badRequest) : response;
     } finally {
       session.isPosting = false;
     }
@@ -370,7 +231,7 @@ export function createEngine(options: EngineOptions): ChatEngine {
 
   function open(socket: BunWebSocket) {
     const { transport } = socket.data;
-    linkOf.set(transport, { socket, session: undefined, hasProbed: false });
+    sessions.link(socket);
     engine.onWebSocketOpen(socket);
     // The engine takes a socket in the call that opened it; where its session ended meanwhile, nobody did.
     queueMicrotask(() => {
@@ -380,28 +241,8 @@ export function createEngine(options: EngineOptions): ChatEngine {
   }
 
   function message(socket: BunWebSocket, frame: string | Buffer) {
-    if (typeof frame === "string") {
-      const link = linkOf.get(socket.data.transport);
-      if (link !== undefined && !admits(link, frame)) return;
-    }
+    if (typeof frame === "string" && !sessions.admitsFrame(socket, frame)) return;
     engine.onWebSocketMessage(socket, frame);
-  }
-
-  // Each pong arms a timer until the first ping has gone out, each probe one for ever: the engine gets one of each.
-  function admits(link: Link, frame: string): boolean {
-    const first = frame.charCodeAt(0);
-    if (first === PONG_CHAR && link.session !== undefined) {
-      const { isPongAwaited } = link.session;
-      link.session.isPongAwaited = false;
-      return isPongAwaited;
-    }
-    if (first === PING_CHAR && link.session === undefined) {
-      const { hasProbed } = link;
-      link.hasProbed = true;
-      if (hasProbed) link.socket.terminate();
-      return !hasProbed;
-    }
-    return true;
   }
 
   return {
@@ -427,17 +268,17 @@ export function createEngine(options: EngineOptions): ChatEngine {
         return refuse(request, 400, FAULTS.badRequest);
       }
     },
-    webSocketOf: (connection) => sessionOf.get(connection)?.socket,
+    webSocketOf: (connection) => sessions.byConnection(connection)?.socket,
     bufferedBytes(connection) {
-      const session = sessionOf.get(connection);
-      return session === undefined ? 0 : backlogOf(session);
+      const session = sessions.byConnection(connection);
+      return session === undefined ? 0 : sessions.backlogOf(session);
     },
     mayPublish: meter.mayPublish,
     refuseHandshakes() {
       isDraining = true;
     },
     *connections() {
-      for (const { conn } of sessions.values()) yield conn;
+      for (const { conn } of sessions.all()) yield conn;
     },
     close() {
       meter.stop();

@@ -57,24 +57,19 @@ export interface PayloadCount {
   readonly connects: number;
 }
 
-/** Counts a payload's packets without decoding one; stops counting as soon as one ceiling is passed. */
+/** Counts a payload's packets without decoding one; stops one past the ceiling of either kind. */
 export function countPayload(bytes: Uint8Array): PayloadCount {
   const count = { packets: 0, pongs: 0, connects: 0 };
   for (let at = 0; ;) {
     count.packets++;
     if (bytes[at] === PONG) count.pongs++;
     if (bytes[at] === MESSAGE && bytes[at + 1] === CONNECT) count.connects++;
-    if (isOverCeiling(count)) return count;
+    if (count.packets > LIMITS.packetsPerPostMax || count.pongs > LIMITS.pongsPerPostMax) return count;
     const end = bytes.indexOf(SEPARATOR, at);
     if (end === -1) return count;
     at = end + 1;
   }
 }
-
-export const isOverCeiling = ({ packets, pongs, connects }: PayloadCount) =>
-  packets > LIMITS.packetsPerPostMax ||
-  pongs > LIMITS.pongsPerPostMax ||
-  connects > LIMITS.connectsPerPostMax;
 
 /** The payload without its pongs, but for the first one when a ping waits for it. Undefined when nothing is left. */
 export function withoutStrayPongs(payload: string, isPongAwaited: boolean): string | undefined {

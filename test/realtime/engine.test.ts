@@ -422,7 +422,7 @@ describe("createEngine bounds what a client sends", () => {
   test.each([
     ["packets", packets(LIMITS.packetsPerPostMax + 1, "4")],
     ["pongs", packets(LIMITS.pongsPerPostMax + 1, "3")],
-    ["connects", packets(LIMITS.connectsPerPostMax + 1, "40")],
+    ["connects", packets(LIMITS.connectsPendingMax + 1, "40")],
     ["empty packets", "\x1e".repeat(900_000)],
   ])("too many %s in one POST close the session before any is read", async (_, body) => {
     const house = start();
@@ -434,6 +434,34 @@ describe("createEngine bounds what a client sends", () => {
     await closed;
     expect(joined).toBe(0);
     expect(house.metrics.snapshot().engine_abuse_closed_total).toBe(1);
+  });
+
+  test("requests to join are bounded while a middleware takes its time", async () => {
+    const house = start();
+    const held: (() => void)[] = [];
+    house.io.use((_, next) => {
+      held.push(next);
+    });
+    const client = await openRawSocket(house.port);
+    const connects = Array.from({ length: 10_000 }, () => clientFrame("40"));
+    client.tcp.write(Buffer.concat(connects));
+    await client.closed;
+    expect(held).toHaveLength(LIMITS.connectsPendingMax);
+    expect(house.metrics.snapshot().engine_abuse_closed_total).toBe(1);
+  });
+
+  test("requests to join that are answered may be as many as a client likes", async () => {
+    const { url } = start();
+    const client = openSocket(url, "");
+    await client.frame();
+    for (let round = 0; round < 3 * LIMITS.connectsPendingMax; round++) {
+      client.socket.send("40");
+      expect(await client.frame()).toStartWith("40{");
+      client.socket.send("41");
+      client.socket.send("40/nowhere,");
+      expect(await client.frame()).toStartWith("44/nowhere,");
+    }
+    client.socket.close();
   });
 
   test("as many packets as a stock client puts into one POST all arrive, in order", async () => {

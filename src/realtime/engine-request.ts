@@ -1,0 +1,42 @@
+/** What Engine.IO on Node says to a request that breaks the protocol; the engine on Bun lets half of them through. */
+
+/** The numbers are part of the protocol. */
+export const FAULTS = {
+  unknownTransport: { code: 0, message: "Transport unknown" },
+  unknownSession: { code: 1, message: "Session ID unknown" },
+  badHandshakeMethod: { code: 2, message: "Bad handshake method" },
+  badRequest: { code: 3, message: "Bad request" },
+  unsupportedVersion: { code: 5, message: "Unsupported protocol version" },
+} as const;
+export type Fault = (typeof FAULTS)[keyof typeof FAULTS];
+
+const TRANSPORTS = new Set(["polling", "websocket"]);
+
+export interface EngineRequest {
+  readonly method: string;
+  /** The `Upgrade` header. */
+  readonly upgrade: string | null;
+  readonly query: URLSearchParams;
+  /** Of the session that `sid` names; undefined when there is none. */
+  readonly session: "polling" | "websocket" | undefined;
+}
+
+/** Without a `sid`, or with an empty one, a request opens a session. */
+export const isHandshake = (query: URLSearchParams) => !query.get("sid");
+
+/** What is wrong with a request; undefined when nothing is. A second WebSocket of a session is no fault. */
+export function faultOf({ method, upgrade, query, session }: EngineRequest): Fault | undefined {
+  const transport = query.get("transport") ?? "";
+  if (!TRANSPORTS.has(transport)) return FAULTS.unknownTransport;
+  if (isHandshake(query)) {
+    if (method !== "GET") return FAULTS.badHandshakeMethod;
+    if (query.get("EIO") !== "4") return FAULTS.unsupportedVersion;
+  } else if (session === undefined) return FAULTS.unknownSession;
+  if (upgrade === null) {
+    const fits =
+      transport === "polling" && session !== "websocket" && (method === "GET" || method === "POST");
+    return fits ? undefined : FAULTS.badRequest;
+  }
+  const fits = transport === "websocket" && upgrade.toLowerCase() === "websocket" && method === "GET";
+  return fits ? undefined : FAULTS.badRequest;
+}
