@@ -96,7 +96,7 @@ function openWriter(path: string): Database {
     writer.run(`PRAGMA busy_timeout = ${LIMITS.storeTimeoutMs}`);
     if (statSync(path).size <= LIMITS.verifiedAtStartBytes) {
       const verdict = writer.query("PRAGMA quick_check(1)").values()[0]?.[0];
-      if (verdict !== "ok") throw new Error(`SQLite file ${path} is corrupt: ${verdict}`);
+      if (verdict !== "ok") throw new Error(`SQLite file ${path} is corrupt`);
     }
     writer.run("PRAGMA journal_mode = WAL");
     migrate(writer, path);
@@ -148,6 +148,8 @@ function createSqliteRepository({
 
   let status: StoreStatus = { up: true };
   let closed: Promise<void> | undefined;
+  /** The connections are closed: what was begun before `close` has ended. */
+  let gone = false;
   /** A sync failed: what the log holds may be lost, so nothing is shown or added until the file holds it. */
   let doubtful = false;
   /** The tail of those who want to write or to restart the log: one at a time, in order. */
@@ -222,11 +224,13 @@ function createSqliteRepository({
     checkpoint = (async () => {
       try {
         await wal.backfill();
-        await inTurn(() => wal.finish());
+        await inTurn(async () => {
+          if (!gone) await wal.finish();
+        });
       } catch (error) {
         // Somebody's shell may read the file: commits go on, the log grows until that ends.
         checkpointNotBefore = performance.now() + 1_000;
-        log.warn("wal_checkpoint_failed", { bytes: wal.bytes(), error });
+        log.warn("wal_checkpoint_failed", { error });
       } finally {
         checkpoint = undefined;
       }
@@ -240,7 +244,7 @@ function createSqliteRepository({
   idle.unref();
 
   async function commit(drafts: readonly Draft[], deadline: number): Promise<readonly AppendResult[]> {
-    if (closed !== undefined) throw unavailable("the store is closed");
+    if (gone) throw unavailable("the store is closed");
     if (doubtful) throw unavailable("a sync failed");
     // Nobody waits for it any more.
     if (performance.now() > deadline) throw unavailable("the store is busy");
@@ -270,6 +274,7 @@ function createSqliteRepository({
   }
 
   async function append(drafts: readonly Draft[]): Promise<readonly AppendResult[]> {
+    if (closed !== undefined) throw unavailable("the store is closed");
     const deadline = performance.now() + LIMITS.storeTimeoutMs;
     let timer: ReturnType<typeof setTimeout> | undefined;
     const late = new Promise<never>((_, reject) => {
@@ -325,6 +330,7 @@ function createSqliteRepository({
       } catch (error) {
         log.warn("wal_checkpoint_failed", { error });
       }
+      gone = true;
       appender.finalize();
       reads.finalize();
       for (const statement of [begin, end, takeView]) statement.finalize();
