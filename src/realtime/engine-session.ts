@@ -64,9 +64,9 @@ export function createSessions({ outboundBytesMax, log, metrics }: SessionsDeps)
     session.socket = link.socket;
   }
 
-  // Ends a session at once, without waiting for its client to read. In a microtask: whoever writes to a room must not
-  // find members vanish in the middle of it.
-  function doom(session: Session) {
+  // At once, without waiting for its client to read. In a microtask: whoever writes to a room must not find members
+  // vanish in the middle of it.
+  function end(session: Session) {
     session.isDoomed = true;
     queueMicrotask(() => {
       if (session.socket === undefined) session.conn.transport.close();
@@ -81,14 +81,14 @@ export function createSessions({ outboundBytesMax, log, metrics }: SessionsDeps)
     if (session.isDoomed || backlogOf(session) <= outboundBytesMax) return;
     metrics.count("slow_clients_disconnected_total");
     log.info("slow_client_disconnected", { sid: session.conn.id, waiting_bytes: backlogOf(session) });
-    doom(session);
+    end(session);
   }
 
   function endForAbuse(session: Session, reason: string) {
     if (session.isDoomed) return;
     metrics.count("engine_abuse_closed_total");
     log.info("engine_abuse_closed", { sid: session.conn.id, reason });
-    doom(session);
+    end(session);
   }
 
   // Each pong arms a timer until the first ping has gone out: the engine gets the one that a ping waits for.
@@ -115,6 +115,7 @@ export function createSessions({ outboundBytesMax, log, metrics }: SessionsDeps)
   }
 
   return {
+    end,
     endForAbuse,
     backlogOf,
     admitsPong,

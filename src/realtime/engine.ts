@@ -208,7 +208,10 @@ export function createEngine(options: EngineOptions): ChatEngine {
     try {
       const body = await readPostBody(request, frameBytesMax, pingTimeoutMs);
       if (body.kind === "too_large") return closeAndRefuse("post_too_large", 413);
-      if (body.kind === "cut_short") return closeAndRefuse("post_cut_short");
+      if (body.kind === "cut_short") {
+        sessions.end(session);
+        return refuse(request, 400, FAULTS.badRequest);
+      }
       if (reasonOf(session) !== undefined) return refuse(request, 400, FAULTS.unknownSession);
       if (session.socket !== undefined) return refuse(request, 400, FAULTS.badRequest);
       const count = countPayload(body.bytes);

@@ -263,6 +263,43 @@ describe("createEngine lets go", () => {
     expect(await closed).toBe("transport error");
   });
 
+  test("requests that cross the end of their session get 200 or 400, and no socket stays behind", async () => {
+    const { url, engine, server } = start();
+    const statuses = new Set<number>();
+    for (let round = 0; round < 40; round++) {
+      const session = await openPolling(url);
+      await session.post("40");
+      const crossing = openSocket(url, `&sid=${session.sid}`);
+      const answers = await Promise.all([
+        session.post("1"),
+        session.poll(),
+        session.post("3"),
+        crossing.opened,
+      ]);
+      for (const answer of answers) if (typeof answer === "object") statuses.add(answer.status);
+      crossing.socket.close();
+      await crossing.closed;
+    }
+    expect([...statuses].filter((status) => status !== 200 && status !== 400)).toEqual([]);
+    expect([...engine.connections()]).toHaveLength(0);
+    while (server.pendingWebSockets > 0) await new Promise(setImmediate);
+  });
+
+  test("a socket that answers no ping is let go with all that waits for it", async () => {
+    const house = start({ pingIntervalMs: 100, pingTimeoutMs: 100, outboundBytesMax: 100_000_000 });
+    const arrived = new Promise<void>((resolve) => house.io.on("connection", () => resolve()));
+    const client = await openRawSocket(house.port);
+    client.send("40");
+    await arrived;
+    client.tcp.pause();
+    const closed = closeOf(house);
+    for (let n = 0; n < 20; n++)
+      house.io.sockets.sockets.values().next().value?.emit("m", "x".repeat(1_000_000));
+    expect(await closed).toBe("ping timeout");
+    while (house.server.pendingWebSockets > 0) await new Promise(setImmediate);
+    client.tcp.destroy();
+  });
+
   test("frames for a socket that has closed are dropped", async () => {
     const house = start();
     const client = openSocket(house.url, "");
@@ -496,7 +533,7 @@ describe("createEngine bounds what a client sends", () => {
 
 describe("createEngine keeps time", () => {
   test("a quiet poll outlives the server's idle timeout, up to the ping", async () => {
-    const { url } = start({ pingIntervalMs: 2_500, idleTimeout: 1 });
+    const { url } = start({ pingIntervalMs: 4_500, idleTimeout: 1 });
     const session = await openPolling(url);
     expect(await (await session.poll()).text()).toBe("2");
     expect((await session.post("3")).status).toBe(200);

@@ -335,6 +335,7 @@ describe("createFanoutAdapter", () => {
     second.join(id);
     house.io.to(id).emit("m", "for two");
     house.io.to(second.id).emit("m", "for one");
+    house.io.except(id).emit("m", "for neither");
     second.to(id).emit("m", "for the other");
     expect(await namesake.frame()).toBe('42["m","for two"]');
     expect(await namesake.frame()).toBe('42["m","for one"]');
