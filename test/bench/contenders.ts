@@ -1,0 +1,41 @@
+/** Who is compared: each a server process of its own that speaks the same wire and keeps the same rows. */
+
+import { join } from "node:path";
+import { FROM_SOURCE } from "../fixture/program.ts";
+
+export type ContenderName = "ours" | "stock" | "stock-tx" | "bare";
+
+export interface Contender {
+  readonly what: string;
+  /** Listens at HOST and PORT, keeps its store at SQLITE_PATH, and prints the program's `listening` line. */
+  readonly command: readonly string[];
+}
+
+const server = (file: string) => [process.execPath, join(import.meta.dir, "servers", file)];
+
+export const CONTENDERS: Readonly<Record<ContenderName, Contender>> = {
+  ours: {
+    what: "the program itself, src/main.ts, with RATE_LIMIT=off",
+    command: FROM_SOURCE,
+  },
+  stock: {
+    what: "stock Socket.IO on bun-engine with its default adapter; our validation, group commit and store",
+    command: server("stock.ts"),
+  },
+  "stock-tx": {
+    what: "stock Socket.IO on bun-engine; our validation; one transaction, fsynced on the loop, a message",
+    command: server("stock-tx.ts"),
+  },
+  bare: {
+    what: "the limit: bare Bun.serve, hand-made frames, server.publish, one fsynced transaction a loop turn",
+    command: server("bare.ts"),
+  },
+};
+
+/** Servers that take settings from the environment (ours) hear the same; the others have none to take. */
+export const ENVIRONMENT: Readonly<Record<string, string>> = {
+  RATE_LIMIT: "off",
+  // Nothing is logged for a message at this level, and the line that names the port is.
+  LOG_LEVEL: "info",
+  DRAIN_MS: "0",
+};

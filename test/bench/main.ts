@@ -1,0 +1,127 @@
+/**
+ * `bun run bench`: contenders × scenarios, side by side in one run, in rounds that alternate between the contenders.
+ *   --rounds N    how many rounds (default 5; the figures are medians)
+ *   --only NAME   one scenario, or one contender with ours beside it; may be given more than once
+ *   --json FILE   writes every run and the report
+ *   --seed N      what the senders say
+ * Exits 1 when a message was lost, repeated or out of order, refused, or is not in the store; never for being slow.
+ */
+
+import { mkdir, mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { parseArgs } from "node:util";
+import { CONTENDERS, type ContenderName } from "./contenders.ts";
+import { describeMachine, fileSystemOf } from "./machine.ts";
+import { reportOn, showContenders, showMachine, showScenario, showVerdicts } from "./report.ts";
+import { type Run, run } from "./run.ts";
+import { SCENARIOS, type Scenario } from "./scenarios.ts";
+
+const ROUNDS = 5;
+const WARM_UP_MS = 1_500;
+const MEASURE_MS = 2_000;
+const IN_MEMORY = new Set(["tmpfs", "ramfs"]);
+
+const { values } = parseArgs({
+  options: {
+    rounds: { type: "string", default: String(ROUNDS) },
+    only: { type: "string", multiple: true, default: [] },
+    json: { type: "string" },
+    seed: { type: "string", default: "1" },
+  },
+});
+
+const rounds = wholeNumber("rounds", values.rounds);
+const seed = wholeNumber("seed", values.seed);
+const scenarios = chosen(values.only);
+
+function wholeNumber(name: string, text: string): number {
+  if (/^[1-9]\d{0,8}$/.test(text)) return Number(text);
+  return refuse(`--${name} must be a whole number from 1 on`);
+}
+
+function refuse(line: string): never {
+  process.stderr.write(`${line}\n`);
+  process.exit(64);
+}
+
+/** The scenarios, each with its contenders, that `--only` leaves. Ours stays: it is what the others are compared with. */
+function chosen(only: readonly string[]): readonly Scenario[] {
+  const named = new Set(only);
+  for (const name of named) {
+    if (!(name in CONTENDERS) && !SCENARIOS.some((scenario) => scenario.name === name))
+      refuse(
+        `--only knows ${[...SCENARIOS.map((scenario) => scenario.name), ...Object.keys(CONTENDERS)].join(", ")}`,
+      );
+  }
+  const byScenario = SCENARIOS.filter(({ name }) => named.has(name));
+  const withOurs = (name: ContenderName) => named.has(name) || name === "ours";
+  return (byScenario.length > 0 ? byScenario : SCENARIOS)
+    .map((scenario) =>
+      Object.keys(CONTENDERS).some((name) => named.has(name))
+        ? { ...scenario, contenders: scenario.contenders.filter(withOurs) }
+        : scenario,
+    )
+    .filter(({ contenders }) => [...named].every((name) => !(name in CONTENDERS) || contenders.length > 0));
+}
+
+/** A folder for the stores: on a disk, as an fsync in memory costs nothing and would flatter whoever syncs most. */
+async function storeFolder(): Promise<string> {
+  const temporary = tmpdir();
+  if (!IN_MEMORY.has(fileSystemOf(temporary))) return mkdtemp(join(temporary, "chat-bench-"));
+  const cache = resolve(import.meta.dir, "../../.cache");
+  await mkdir(cache, { recursive: true });
+  return mkdtemp(join(cache, "chat-bench-"));
+}
+
+const folder = await storeFolder();
+try {
+  const machine = describeMachine(folder);
+  console.log(showMachine(machine));
+  if (IN_MEMORY.has(machine.fileSystem)) console.log("THE STORES LIE IN MEMORY: an fsync costs nothing here");
+  console.log(
+    `seed ${seed}, ${rounds} rounds, each run a fresh process and store: ${WARM_UP_MS} ms to warm up, then ${MEASURE_MS} ms and the drain\n`,
+  );
+  console.log(`${showContenders([...new Set(scenarios.flatMap(({ contenders }) => contenders))])}\n`);
+
+  const runs = new Map<Scenario, Run[]>(scenarios.map((scenario) => [scenario, []]));
+  for (let round = 1; round <= rounds; round += 1) {
+    for (const scenario of scenarios) {
+      // Every other round backwards, so that nobody always follows the same neighbour.
+      const order = round % 2 === 1 ? scenario.contenders : scenario.contenders.toReversed();
+      for (const contender of order) {
+        const done = await run(scenario, contender, {
+          folder,
+          seed,
+          warmUpMs: WARM_UP_MS,
+          measureMs: MEASURE_MS,
+        });
+        runs.get(scenario)?.push(done);
+        const speed = Math.round(done[scenario.unit] / done.seconds);
+        process.stderr.write(`round ${round} ${scenario.name} ${contender}: ${speed} ${scenario.unit}/s\n`);
+      }
+    }
+  }
+
+  const reports = scenarios.map((scenario) => reportOn(scenario, runs.get(scenario) ?? []));
+  for (const report of reports) console.log(`${showScenario(report)}\n`);
+  console.log(showVerdicts(reports));
+  if (values.json !== undefined) {
+    const every = Object.fromEntries([...runs].map(([{ name }, list]) => [name, list]));
+    const written = {
+      machine,
+      seed,
+      rounds,
+      warmUpMs: WARM_UP_MS,
+      measureMs: MEASURE_MS,
+      reports,
+      runs: every,
+    };
+    await Bun.write(values.json, `${JSON.stringify(written, null, 2)}\n`);
+  }
+  const faults = reports.flatMap((report) => report.faults);
+  for (const fault of faults) console.error(`FAULT ${fault}`);
+  process.exitCode = faults.length > 0 ? 1 : 0;
+} finally {
+  await rm(folder, { recursive: true, force: true });
+}

@@ -1,0 +1,295 @@
+/** Members of a room over raw sockets: each checks every number it gets, and some send as fast as they are acked. */
+
+import type { Socket } from "bun";
+import { endOfNumber, OPCODES, PONG_FRAME, readFrames, readNumber, textFrame, writeFrame } from "./wire.ts";
+
+/** What went wrong, by kind; a run is good only when all are 0. */
+export interface Faults {
+  /** Numbers that a member never got before a higher one. */
+  skipped: number;
+  /** Numbers that came again, or after a higher one. */
+  repeatedOrLate: number;
+  /** Deliveries that were still owed when everything had been acked and the patience was over. */
+  missing: number;
+  /** Sends that were answered with anything but `ok: true`, answered twice, or never. */
+  unacked: number;
+  /** Frames that nobody should have sent. */
+  strange: number;
+  /** Connections that the server closed. */
+  closed: number;
+}
+
+export const noFaults = (): Faults => ({
+  skipped: 0,
+  repeatedOrLate: 0,
+  missing: 0,
+  unacked: 0,
+  strange: 0,
+  closed: 0,
+});
+
+export interface MembersOptions {
+  readonly hostname: string;
+  readonly port: number;
+  readonly room: string;
+  readonly members: number;
+  /** How many of them send as well. */
+  readonly senders: number;
+  readonly inFlight: number;
+  /** What is said, over and over. */
+  readonly texts: readonly string[];
+}
+
+export interface Counts {
+  readonly acks: number;
+  readonly deliveries: number;
+  /** Of the frames that carried deliveries, headers included. */
+  readonly deliveryBytes: number;
+}
+
+export interface Members {
+  /** Sends for so long and resolves, once every send is acked, with how many there were since the beginning. */
+  send(durationMs: number): Promise<number>;
+  /** Resolves when each of these members has so many messages. What is still owed after PATIENCE_MS is a fault. */
+  settle(messages: number): Promise<void>;
+  counts(): Counts;
+  readonly faults: Faults;
+  close(): void;
+}
+
+/** How long acks and deliveries may take once sending is over. */
+const PATIENCE_MS = 10_000;
+/** How many connect at once. */
+const CONNECT_AT_ONCE = 32;
+/** Bytes of sends written together. */
+const OUT_BYTES = 256 * 1_024;
+
+const char = (text: string) => text.charCodeAt(0);
+const [TWO, THREE, FOUR, QUOTE, COLON] = [char("2"), char("3"), char("4"), char('"'), char(":")];
+const SEQ_FIELD = Buffer.from('"seq":');
+const OK = Buffer.from('[{"ok":true');
+
+interface Member {
+  socket: Socket<Member>;
+  /** What of the last chunk was no whole frame. */
+  rest: Uint8Array | undefined;
+  phase: "http" | "engine" | "namespace" | "room" | "live";
+  joined: PromiseWithResolvers<void>;
+  /** The number that must come next. */
+  next: number;
+  sender: Sender | undefined;
+  /** What the kernel did not take yet. */
+  unwritten: Uint8Array | undefined;
+}
+
+interface Sender {
+  nextId: number;
+  /** Ids that are not acked yet. */
+  readonly unacked: Set<number>;
+}
+
+export async function openMembers(options: MembersOptions): Promise<Members> {
+  const { hostname, port, room, inFlight } = options;
+  const faults = noFaults();
+  const bodies = options.texts.map((message) =>
+    Buffer.from(JSON.stringify(["send_message", { room, user_id: "ada", message }])),
+  );
+  const handshake = `GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: ${hostname}:${port}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ${btoa("0123456789abcdef")}\r\n\r\n`;
+  const joinNamespace = textFrame("40");
+  const joinRoom = textFrame(`420${JSON.stringify(["join_room", { room }])}`);
+  const pong = textFrame("3");
+  const out = Buffer.alloc(OUT_BYTES);
+
+  let acks = 0;
+  let deliveries = 0;
+  let deliveryBytes = 0;
+  let sent = 0;
+  /** Where a delivery's number begins, counted from the payload's begin: the same in all, as the names before it are. */
+  let seqAt = 0;
+  let sendUntil = 0;
+  let closing = false;
+  let waiting: { readonly isOver: () => boolean; readonly resolve: () => void } | undefined;
+
+  function write(member: Member, bytes: Uint8Array) {
+    if (member.unwritten !== undefined) {
+      member.unwritten = Buffer.concat([member.unwritten, bytes]);
+      return;
+    }
+    const written = Math.max(member.socket.write(bytes), 0);
+    if (written < bytes.length) member.unwritten = Buffer.from(bytes.subarray(written));
+  }
+
+  function fill(member: Member, sender: Sender) {
+    let end = 0;
+    while (sender.unacked.size < inFlight) {
+      const id = sender.nextId;
+      const body = bodies[id % bodies.length] as Buffer;
+      if (end + body.length + 32 > out.length) {
+        write(member, out.subarray(0, end));
+        end = 0;
+      }
+      sender.nextId += 1;
+      sender.unacked.add(id);
+      sent += 1;
+      end = writeFrame(out, end, `42${id}`, body);
+    }
+    if (end > 0) write(member, out.subarray(0, end));
+  }
+
+  function takeDelivery(member: Member, bytes: Uint8Array, start: number, end: number) {
+    let at = start + seqAt;
+    if (bytes[at - 1] !== COLON || bytes[at - 2] !== QUOTE) {
+      const found = Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start).indexOf(SEQ_FIELD);
+      if (found < 0) {
+        faults.strange += 1;
+        return;
+      }
+      seqAt = found + SEQ_FIELD.length;
+      at = start + seqAt;
+    }
+    const seq = readNumber(bytes, at);
+    deliveries += 1;
+    deliveryBytes += end - start + (end - start < 126 ? 2 : 4);
+    if (seq === member.next) {
+      member.next += 1;
+    } else if (seq > member.next) {
+      faults.skipped += seq - member.next;
+      member.next = seq + 1;
+    } else {
+      faults.repeatedOrLate += 1;
+    }
+  }
+
+  function takeAck({ sender }: Member, bytes: Uint8Array, start: number) {
+    const id = readNumber(bytes, start + 2);
+    const isOk = isAt(bytes, endOfNumber(bytes, start + 2), OK);
+    if (sender?.unacked.delete(id) && isOk) acks += 1;
+    else faults.unacked += 1;
+  }
+
+  /** Frames before the member is in the room come one by one, each an answer to what was said last. */
+  function takeGreeting(member: Member, bytes: Uint8Array, start: number, end: number) {
+    const text = Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start).toString();
+    if (member.phase === "engine" && text.startsWith("0{")) {
+      member.phase = "namespace";
+      write(member, joinNamespace);
+    } else if (member.phase === "namespace" && text.startsWith("40")) {
+      member.phase = "room";
+      write(member, joinRoom);
+    } else if (member.phase === "room" && text.startsWith('430[{"ok":true')) {
+      member.phase = "live";
+      member.joined.resolve();
+    } else {
+      member.joined.reject(new Error(`no answer for ${member.phase}: ${text}`));
+    }
+  }
+
+  function takeChunk(member: Member, chunk: Uint8Array) {
+    let bytes = chunk;
+    if (member.rest !== undefined) bytes = Buffer.concat([member.rest, chunk]);
+    let from = 0;
+    if (member.phase === "http") {
+      const end = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).indexOf("\r\n\r\n");
+      if (end >= 0) {
+        member.phase = "engine";
+        from = end + 4;
+      }
+    }
+    if (member.phase !== "http") {
+      from = readFrames(bytes, from, (opcode, frame, start, end) => {
+        const [first, second] = [frame[start], frame[start + 1]];
+        if (opcode === OPCODES.ping) write(member, PONG_FRAME);
+        else if (opcode !== OPCODES.text) faults.strange += 1;
+        else if (end - start === 1 && first === TWO) write(member, pong);
+        else if (member.phase !== "live") takeGreeting(member, frame, start, end);
+        else if (first === FOUR && second === TWO) takeDelivery(member, frame, start, end);
+        else if (first === FOUR && second === THREE) takeAck(member, frame, start);
+        else faults.strange += 1;
+      });
+    }
+    member.rest = from < bytes.length ? Buffer.from(bytes.subarray(from)) : undefined;
+  }
+
+  /** Looks after each chunk whether it is so; gives up, late enough. */
+  async function until(isOver: () => boolean, patienceMs: number) {
+    if (isOver()) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    waiting = { isOver, resolve };
+    const patience = setTimeout(resolve, patienceMs);
+    await promise;
+    clearTimeout(patience);
+    waiting = undefined;
+  }
+
+  const connect = async (isSender: boolean): Promise<Member> => {
+    const joined = Promise.withResolvers<void>();
+    const socket = await Bun.connect<Member>({
+      hostname,
+      port,
+      socket: {
+        binaryType: "uint8array",
+        data({ data: member }, chunk) {
+          takeChunk(member, chunk);
+          if (member.sender !== undefined && performance.now() < sendUntil) fill(member, member.sender);
+          else if (waiting?.isOver()) waiting.resolve();
+        },
+        drain({ data: member }) {
+          const { unwritten } = member;
+          member.unwritten = undefined;
+          if (unwritten !== undefined) write(member, unwritten);
+        },
+        close({ data: member }) {
+          if (closing) return;
+          faults.closed += 1;
+          member.joined.reject(new Error(`closed in phase ${member.phase}`));
+        },
+      },
+      data: {
+        rest: undefined,
+        phase: "http",
+        joined,
+        next: 1,
+        sender: isSender ? { nextId: 1, unacked: new Set() } : undefined,
+        unwritten: undefined,
+      } as unknown as Member,
+    });
+    socket.data.socket = socket;
+    write(socket.data, Buffer.from(handshake));
+    await joined.promise;
+    return socket.data;
+  };
+
+  const members: Member[] = [];
+  while (members.length < options.members) {
+    const begun = members.length;
+    const batch = Math.min(CONNECT_AT_ONCE, options.members - begun);
+    const connecting = Array.from({ length: batch }, (_, index) => connect(begun + index < options.senders));
+    members.push(...(await Promise.all(connecting)));
+  }
+
+  return {
+    faults,
+    counts: () => ({ acks, deliveries, deliveryBytes }),
+    async send(durationMs) {
+      sendUntil = performance.now() + durationMs;
+      for (const member of members) if (member.sender !== undefined) fill(member, member.sender);
+      await until(() => performance.now() >= sendUntil && acks === sent, durationMs + PATIENCE_MS);
+      for (const { sender } of members) faults.unacked += sender?.unacked.size ?? 0;
+      return sent;
+    },
+    async settle(messages) {
+      await until(() => deliveries >= messages * options.members, PATIENCE_MS);
+      for (const { next } of members) faults.missing += Math.max(messages - (next - 1), 0);
+    },
+    close() {
+      closing = true;
+      for (const { socket } of members) socket.terminate();
+    },
+  };
+}
+
+function isAt(bytes: Uint8Array, at: number, expected: Uint8Array): boolean {
+  for (let index = 0; index < expected.length; index += 1)
+    if (bytes[at + index] !== expected[index]) return false;
+  return true;
+}

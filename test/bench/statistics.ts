@@ -1,0 +1,24 @@
+/** Medians and ratios of rounds. */
+
+export function median(values: readonly number[]): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  const [low, high] = [sorted[sorted.length % 2 === 0 ? middle - 1 : middle], sorted[middle]];
+  return low === undefined || high === undefined ? Number.NaN : (low + high) / 2;
+}
+
+export interface Spread {
+  readonly median: number;
+  readonly least: number;
+  readonly most: number;
+}
+
+export const spread = (values: readonly number[]): Spread => ({
+  median: median(values),
+  least: Math.min(...values),
+  most: Math.max(...values),
+});
+
+/** Left by right, round by round: what disturbed a round disturbed both. */
+export const ratios = (left: readonly number[], right: readonly number[]): Spread =>
+  spread(left.map((value, round) => value / (right[round] as number)));
