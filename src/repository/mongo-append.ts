@@ -4,19 +4,12 @@
  * prefix when it fails: so there is never a hole. After a failure nothing is believed: the ids are asked for.
  */
 
-import { type Document, type Filter, MongoBulkWriteError } from "mongodb";
+import { type Document, type Filter, MongoBulkWriteError, MongoError } from "mongodb";
 import { parseSeq, type RoomName, SEQ_ZERO, type Seq, seqAfter } from "../domain/ids.ts";
 import type { Draft, Message } from "../domain/message.ts";
 import { type Millis, toMillis } from "../domain/time.ts";
 import { assert, ChatError } from "../errors.ts";
-import {
-  DUPLICATE_KEY,
-  type Life,
-  LifeChanged,
-  MONGO_TIMES,
-  type MongoConnection,
-  QUICK,
-} from "./mongo-connection.ts";
+import { DUPLICATE_KEY, type Life, MONGO_TIMES, type MongoConnection, QUICK } from "./mongo-connection.ts";
 import { NUMBERED, readMessage, readTime, toDocument } from "./mongo-schema.ts";
 import type { AppendResult } from "./repository.ts";
 
@@ -98,7 +91,8 @@ async function appendAll(
       // Another service was first, or something of ours is there already. The first few times it is best to hurry.
       if (attempt > 2) await pause(batch, attempt);
     } catch (error) {
-      if (ended.aborted || error instanceof LifeChanged) throw error;
+      // What is not the driver's word is another life of the store, or a defect of ours.
+      if (ended.aborted || !(error instanceof MongoError)) throw error;
       connection.failed(error);
       await pause(batch, attempt);
       // What was sent may be stored: it is worth the whole time to find out. Else whoever waits learns it soon.
@@ -224,18 +218,24 @@ async function insert(
       for (const place of places) batch.unsure.add(place);
       throw error;
     }
-    settleFirst(fault.index);
+    settleFirst(fault.inserted);
     // The server refuses this document for itself, and would again: the others go on without it.
     if (fault.code !== DUPLICATE_KEY) batch.results[failed.place] = refusedUnknown(error);
     return "some";
   }
 }
 
-/** Where an ordered batch stopped, with all before it stored for good; undefined when that is not certain. */
-function firstFault(error: unknown): { readonly index: number; readonly code: unknown } | undefined {
+/**
+ * Where an ordered batch stopped, and how many before it are stored for good; undefined when that is not certain. What
+ * speaks of the server and not of a document fails the whole batch without naming one.
+ */
+function firstFault(
+  error: unknown,
+): { readonly index: number; readonly code: unknown; readonly inserted: number } | undefined {
   if (!(error instanceof MongoBulkWriteError)) return undefined;
   const [fault] = [error.writeErrors].flat();
-  return error.result.getWriteConcernError() === undefined ? fault : undefined;
+  if (fault === undefined || error.result.getWriteConcernError() !== undefined) return undefined;
+  return { index: fault.index, code: fault.code, inserted: error.result.insertedCount };
 }
 
 const refusedUnknown = (cause: unknown): AppendResult => ({

@@ -49,6 +49,9 @@ export class LifeChanged extends Error {}
 /** The store is down, or closed, and was before the operation touched it. */
 class StoreDown extends Error {}
 
+/** The operation took as long as an operation may. */
+class TooLate extends Error {}
+
 export interface MongoConnection {
   /** The hosts and the database, without credentials. */
   readonly place: string;
@@ -58,13 +61,13 @@ export interface MongoConnection {
   readonly documents: Collection<Document>;
   status(): StoreStatus;
   /**
-   * Runs one operation of the port within MONGO_TIMES.operationMs. Whatever it throws comes out as `storage_unavailable`;
-   * the store then counts as down until it has answered again. `ended` says that nobody waits any more.
+   * Runs one operation of the port within MONGO_TIMES.operationMs. Whatever it throws comes out as `storage_unavailable`,
+   * having told `failed`. `ended` says that nobody waits any more.
    */
   run<T>(work: (life: Life, ended: AbortSignal) => Promise<T>): Promise<T>;
   /** Resolves with the life once the store is up; rejects when it does not come up in that time. */
   up(withinMs: number): Promise<Life>;
-  /** An operation failed in a way that speaks of the store: it is down until it answers. */
+  /** An operation failed: where that speaks of the server, the store is down until it answers. */
   failed(error: unknown): void;
   /** Throws LifeChanged unless the store still has this life. */
   verify(life: Life): Promise<void>;
@@ -176,7 +179,7 @@ function reasonOf(error: unknown): string {
   if (error instanceof MongoServerError && (error.code === 18 || error.code === 13))
     return "MongoDB does not accept the credentials";
   if (error instanceof MongoServerError) return "MongoDB refuses to work";
-  return error instanceof MongoError ? "MongoDB cannot be reached" : "MongoDB did not answer in time";
+  return error instanceof TooLate ? "MongoDB did not answer in time" : "MongoDB cannot be reached";
 }
 
 /** Connects in the background and goes on doing so until `close`. */
@@ -265,7 +268,9 @@ export function connectMongo({
   const failed = (error: unknown) => {
     if (closed || error instanceof StoreDown) return;
     metrics?.count("store_failures_total");
-    down(reasonOf(error), error);
+    if (error instanceof MongoError || error instanceof TooLate) down(reasonOf(error), error);
+    // A document that cannot be read, or a defect of ours: the server is well.
+    else log.error("store_operation_failed", { place, error });
   };
 
   return {
@@ -291,7 +296,7 @@ export function connectMongo({
       const settled = within(
         attempt(),
         MONGO_TIMES.operationMs,
-        () => new Error("the operation took too long"),
+        () => new TooLate(`the operation took ${MONGO_TIMES.operationMs} ms`),
       )
         .catch((error: unknown) => {
           if (error instanceof ChatError) throw error;

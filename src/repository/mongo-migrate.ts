@@ -47,15 +47,15 @@ export async function migrateMongo(
     // The newest state of the primary: what other writers are about to commit counts too.
     const documents = db.collection(MESSAGES, { readConcern: { level: "local" } });
     if (!choice.dryRun) await prepareDatabase(db, choice.newEpoch);
-    const found = await dateMessages(documents, choice.dryRun);
-    if (choice.dryRun) return { ...found, numbered: found.readable, rooms: found.rooms.size };
+    const { readable, rooms, dated, unreadable } = await dateMessages(documents, choice.dryRun);
+    if (choice.dryRun) return { numbered: readable, rooms: rooms.size, dated, unreadable };
     const numbered = await numberMessages(documents);
     // Acknowledged only after all that was written before it.
     if (numbered.numbered > 0)
       await db
         .collection<Document>(META)
         .updateOne({ _id: "store" } as Document, { $set: { migrated_at: new Date() } });
-    return { ...numbered, dated: found.dated, unreadable: found.unreadable };
+    return { ...numbered, dated, unreadable };
   } finally {
     await client.close();
   }

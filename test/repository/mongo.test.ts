@@ -130,6 +130,24 @@ describe("append to MongoDB", () => {
   );
 
   test(
+    "refuses only the document that the server refuses, and leaves no hole",
+    withDatabase(async ({ open, db, messages }) => {
+      const repository = await open();
+      await repository.append([draft("a")]);
+      await db.command({ collMod: "messages", validator: { message: { $ne: "poison" } } });
+      const texts = ["two", "poison", "three", "poison", "four"];
+      const results = await repository.append(texts.map((text) => draft("a", { text })));
+      expect(
+        results.map((result) => (result.kind === "refused" ? result.error.code : result.message.seq)),
+      ).toEqual([seq(2), "storage_unavailable", seq(3), "storage_unavailable", seq(4)]);
+      expect((await messages.find({ room: "a" }).sort({ seq: 1 }).toArray()).map((row) => row.seq)).toEqual(
+        range(1, 4),
+      );
+      expect(repository.status()).toEqual({ up: true });
+    }),
+  );
+
+  test(
     "after the database was dropped begins a new life, with its indexes",
     withDatabase(async ({ open, db, messages }) => {
       const [one, other] = await Promise.all([open(), open()]);

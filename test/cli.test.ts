@@ -1,0 +1,82 @@
+/** The command line as an operator meets it: what it prints, where, and with which exit code. */
+
+import { describe, expect, test } from "bun:test";
+import { sharedMongo } from "./fixture/mongodb.ts";
+import { mongoDatabaseOf } from "./repository/mongo-opening.ts";
+
+async function cli(argv: readonly string[], env: Record<string, string> = {}) {
+  const child = Bun.spawn(["bun", `${import.meta.dir}/../src/cli.ts`, ...argv], {
+    env: { PATH: process.env.PATH ?? "", ...env },
+    cwd: import.meta.dir,
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+  const [out, err] = await Promise.all([
+    new Response(child.stdout).text(),
+    new Response(child.stderr).text(),
+  ]);
+  return { out, err, code: await child.exited };
+}
+
+describe("cli", () => {
+  test("help shows the commands, also where nothing was asked for", async () => {
+    for (const argv of [[], ["help"], ["--help"], ["-h"], ["migrate", "--help"]]) {
+      const { out, err, code } = await cli(argv);
+      expect([err, code]).toEqual(["", 0]);
+      expect(out).toContain("migrate [--dry-run]");
+    }
+  });
+
+  test("what it does not know is refused with the usage", async () => {
+    for (const argv of [["fly"], ["migrate", "now"], ["--fast"], ["migrate", "--dry-run=maybe"]]) {
+      const { out, err, code } = await cli(argv);
+      expect([out, code]).toEqual(["", 64]);
+      expect(err).toContain("usage: bun src/cli.ts");
+    }
+  });
+
+  test("migrate of a wrong environment names the variable, of a server that is away says so", async () => {
+    expect(await cli(["migrate"], { PORT: "x" })).toMatchObject({
+      code: 78,
+      err: expect.stringMatching(/^PORT /),
+    });
+    const away = await cli(["migrate"], { MONGODB_URI: "mongodb://ann:s3cret@127.0.0.1:1/" });
+    expect([away.out, away.code]).toEqual(["", 1]);
+    expect(away.err).toMatch(/^cannot go on: [^\n]+\n$/);
+    expect(away.err).not.toContain("s3cret");
+  });
+
+  test("migrate has nothing to do for SQLite", async () => {
+    expect(await cli(["migrate"])).toEqual({
+      out: "nothing to migrate: the SQLite store has no older messages\n",
+      err: "",
+      code: 0,
+    });
+  });
+
+  test("migrate says what it did, and what it would do", async () => {
+    const uri = await sharedMongo();
+    const mongo = mongoDatabaseOf(uri);
+    try {
+      const old = { room: "a", user_id: "ann", message: "hello", timestamp: "2020-01-01T00:00:00Z" };
+      await mongo.messages.insertMany([
+        { ...old },
+        { ...old },
+        { ...old, room: "b" },
+        { ...old, timestamp: "then" },
+      ]);
+      const env = { MONGODB_URI: uri, MONGODB_DB_NAME: mongo.databaseName };
+      const dry = await cli(["migrate", "--dry-run"], env);
+      expect(dry.out).toBe(
+        "3 messages in 2 rooms would be numbered, 3 messages would be dated\n1 documents cannot be read and would be left as they are\n",
+      );
+      const done = await cli(["migrate"], env);
+      expect([done.err, done.code]).toEqual(["", 0]);
+      expect(done.out).toStartWith("3 messages in 2 rooms were numbered, 3 messages were dated\n");
+      expect((await cli(["migrate"], env)).out).toStartWith("0 messages in 0 rooms were numbered");
+    } finally {
+      await mongo.db.dropDatabase();
+      await mongo.dispose();
+    }
+  });
+});
