@@ -1,7 +1,7 @@
 /** The MongoDB store on a real server: the contract, and what only a store shared with other programs must keep. */
 
 import { describe, expect, test } from "bun:test";
-import { ObjectId } from "mongodb";
+import type { ObjectId } from "mongodb";
 import { openMongoRepository } from "../../src/repository/mongo.ts";
 import type { MessageRepository, PageBounds, UserPlace } from "../../src/repository/repository.ts";
 import { at, draft, drafts, range, room, seq, seqs, stored, user, WIDE } from "../contract/drafting.ts";
