@@ -78,6 +78,7 @@ describe("the chat page", () => {
     await seen(bert, "Is anybody here?");
     await seen(anna, "Bert joined");
     await say(bert, "I am.\n<b>Really</b> <img src=x onerror=alert(1)>");
+    await log(anna).getByText("<b>Really</b>").waitFor();
     await say(anna, "Hello!");
     for (const page of [anna, bert]) {
       await seen(page, "Hello!");
