@@ -163,8 +163,6 @@ export function createSessions({ outboundBytesMax, log, metrics }: SessionsDeps)
       conn.on("close", (reason) => {
         session.closeReason = reason;
         alive.delete(conn.id);
-        // Who answers no ping reads no goodbye: it would be kept, with all that waits in front of it.
-        if (reason === "ping timeout") session.socket?.terminate();
       });
     },
 

@@ -337,8 +337,10 @@ describe("createFanoutAdapter", () => {
     house.io.to(second.id).emit("m", "for one");
     house.io.except(id).emit("m", "for neither");
     second.to(id).emit("m", "for the other");
+    second.emit("m", "for me");
     expect(await namesake.frame()).toBe('42["m","for two"]');
     expect(await namesake.frame()).toBe('42["m","for one"]');
+    expect(await namesake.frame()).toBe('42["m","for me"]');
     expect(await victim.frame()).toBe('42["m","for two"]');
     expect(await victim.frame()).toBe('42["m","for the other"]');
     victim.socket.close();
