@@ -52,6 +52,10 @@ for (const signal of ["SIGTERM", "SIGINT"] as const) {
     log.info("draining", { signal, drain_ms: settings.drainMs });
     const inTime = await service.drain();
     log.info("stopped", { in_time: inTime, ...service.metrics.snapshot() });
+    if (!inTime && service.store.kind === "sqlite") {
+      // The runtime closes the file as it exits, and that waits for the very disk that hangs: only the kernel ends us now.
+      process.kill(process.pid, "SIGKILL");
+    }
     process.exit(inTime ? 0 : 1);
   });
 }

@@ -136,7 +136,7 @@ export async function startService(config: Config, log: Log): Promise<Service> {
 
 /** Lets connections go one by one, evenly over `drainMs`, so that their clients do not all come back at once elsewhere. */
 async function letGo(chat: Chat, engine: ChatEngine, drainMs: number): Promise<void> {
-  await chat.settled();
+  await answered(chat);
   const connections = [...engine.connections()];
   const began = performance.now();
   for (const [index, connection] of connections.entries()) {
@@ -144,5 +144,11 @@ async function letGo(chat: Chat, engine: ChatEngine, drainMs: number): Promise<v
     if (dueMs > 1) await Bun.sleep(dueMs);
     connection.close();
   }
+  await answered(chat);
+}
+
+/** Resolves when no send waits and what was answered, the last words of a polling connection too, has been written. */
+async function answered(chat: Chat): Promise<void> {
   await chat.settled();
+  await new Promise<void>((resolve) => setImmediate(resolve));
 }
