@@ -1,5 +1,6 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
+import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { type Browser, type BrowserContext, chromium, type Page } from "playwright-core";
 import { type Program, startProgram, temporaryFolder } from "../fixture/program.ts";
@@ -13,9 +14,10 @@ let program: Program;
 let browser: Browser;
 const faults: string[] = [];
 
+const store = () => join(folder.path, "chat.db");
 const start = (port = "0") =>
   startProgram({
-    env: { PORT: port, SQLITE_PATH: join(folder.path, "chat.db"), RATE_LIMIT: "10/s", DRAIN_MS: "0" },
+    env: { PORT: port, SQLITE_PATH: store(), RATE_LIMIT: "10/s", DRAIN_MS: "0" },
   });
 
 beforeAll(async () => {
@@ -161,6 +163,23 @@ describe("the chat page", () => {
     await unsent(anna).waitFor({ state: "detached" });
     await close(anna);
     await close(bert);
+  }, 60_000);
+
+  test("starts afresh, and says so, when the store has begun a new life", async () => {
+    const page = await open();
+    await enter(page, "Anna", "reborn");
+    await say(page, "one");
+    await say(page, "two");
+    await seen(page, "two");
+    await program.end("SIGKILL");
+    await page.getByText("Reconnecting…", { exact: true }).waitFor();
+    for (const end of ["", "-wal", "-shm"]) await rm(`${store()}${end}`, { force: true });
+    program = await start(String(program.port));
+    await log(page).getByText("could not be continued").waitFor();
+    expect(await texts(page)).toEqual([]);
+    await say(page, "three");
+    await seen(page, "three");
+    await close(page);
   }, 60_000);
 
   test("fits a phone, and can be used with the keyboard alone", async () => {

@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { ChatError } from "../../src/errors.ts";
 import { LIMITS } from "../../src/limits.ts";
 import { post, rawRequest, refusalOf, startHttpApp, type TestHttpApp } from "../fixture/http-app.ts";
 
@@ -99,6 +100,37 @@ describe("what fails inside", () => {
         path: "/rooms",
       });
       expect(logged[0]).toContain("secret words of a database");
+    } finally {
+      await failing.dispose();
+    }
+  });
+});
+
+describe("a store that is away", () => {
+  test("is 503 for whoever reads or sends, and may be tried again", async () => {
+    const away = () => Promise.reject(new ChatError("storage_unavailable"));
+    const failing = await startHttpApp({
+      between: (repository) => ({
+        ...repository,
+        append: away,
+        readBefore: away,
+        readByUser: away,
+        readRooms: away,
+      }),
+    });
+    try {
+      for (const answer of [
+        await fetch(`${failing.url}/rooms`),
+        await fetch(`${failing.url}/messages/anna`),
+        await fetch(`${failing.url}/rooms/lobby/messages`),
+        await post(failing, "lobby", { user_id: "anna", message: "hi" }),
+      ]) {
+        expect(await refusalOf(answer)).toMatchObject({
+          status: 503,
+          code: "storage_unavailable",
+          retryable: true,
+        });
+      }
     } finally {
       await failing.dispose();
     }
