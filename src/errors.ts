@@ -20,7 +20,7 @@ export const REFUSALS = {
   storage_unavailable: {
     status: 503,
     retryable: true,
-    text: "The store cannot be reached; whether the message was stored is unknown.",
+    text: "The store cannot be reached; whether a message that was being sent is stored is unknown.",
   },
   draining: { status: 503, retryable: true, text: "This server is going away; connect again." },
   internal: { status: 500, retryable: true, text: "Something went wrong on our side." },
