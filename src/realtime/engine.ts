@@ -32,7 +32,9 @@ export interface EngineOptions {
   readonly metrics: Metrics;
 }
 
-export type { EngineConnection };
+/** A connection's WebSocket, and the server that carries it, for those who must not know the engine's library. */
+export type EngineSocket = BunWebSocket;
+export type EngineHost = Bun.Server<WebSocketData>;
 
 export interface ChatEngine {
   /** For `io.bind()`. */

@@ -1,13 +1,13 @@
 /** Fan-out through Bun's topics: a packet for a room is encoded once and published, not written to each member. */
 
-import type { BunWebSocket, WebSocketData } from "@socket.io/bun-engine";
 import type { Namespace, Socket } from "socket.io";
 import { Adapter, type BroadcastOptions, type Room, type SocketId } from "socket.io-adapter";
+import type { EngineHost, EngineSocket } from "./engine.ts";
 
 export interface FanoutDeps {
   /** The WebSocket of a connection; undefined while it polls. Known when the connection emits `upgrade`. */
-  readonly webSocketOf: (connection: object) => BunWebSocket | undefined;
-  readonly server: () => Bun.Server<WebSocketData>;
+  readonly webSocketOf: (connection: object) => EngineSocket | undefined;
+  readonly server: () => EngineHost;
   /** Whether so many bytes may go to a topic now; counts them when so. */
   readonly mayPublish: (bytes: number) => boolean;
 }
@@ -37,9 +37,9 @@ class FanoutAdapter extends Adapter {
   readonly #namespace: Namespace;
   readonly #deps: FanoutDeps;
   /** Members that hear by topic, each by its own WebSocket. */
-  readonly #native = new Map<SocketId, BunWebSocket>();
+  readonly #native = new Map<SocketId, EngineSocket>();
   /** Which member of this namespace a WebSocket speaks for: a second one on it takes the loop. */
-  readonly #ownerOf = new WeakMap<BunWebSocket, SocketId>();
+  readonly #ownerOf = new WeakMap<EngineSocket, SocketId>();
   /** Members that take the loop: of the namespace, and by room. No entry where there are none. */
   readonly #looped = new Set<SocketId>();
   readonly #loopedIn = new Map<Room, Set<SocketId>>();
@@ -176,4 +176,4 @@ class FanoutAdapter extends Adapter {
   }
 }
 
-const isOpen = (socket: BunWebSocket) => socket.readyState === WebSocket.OPEN;
+const isOpen = (socket: EngineSocket) => socket.readyState === WebSocket.OPEN;
