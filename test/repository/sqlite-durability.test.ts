@@ -141,4 +141,4 @@ test("append gives up on a sync that hangs, hides what it was for, and knows it 
   expect(await store.ask("up")).toEqual({ up: true });
   expect(await store.ask("append 4 2")).toEqual({ kinds: ["duplicate"] });
   expect(await store.ask("read")).toMatchObject({ seq: 5 });
-});
+}, 20_000);
