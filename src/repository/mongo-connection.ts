@@ -24,6 +24,8 @@ export const MONGO_TIMES = {
   operationMs: LIMITS.storeTimeoutMs - 500,
   /** What an operation that finds the store down waits for it to come up. */
   comeUpMs: 1_000,
+  /** Finding the primary, names and handshakes included, from which a far one is not cut off. */
+  selectMs: 4_000,
   /** A connection on which an answer is due and nothing comes. Leaves time to ask what became of a write. */
   silenceMs: 3_000,
   /** How often the server is asked whether it lives, and how long its answer may take. */
@@ -87,7 +89,7 @@ export function mongoClient(uri: string, silenceMs: number): MongoClient {
   try {
     return new MongoClient(uri, {
       appName: "chat-service",
-      serverSelectionTimeoutMS: MONGO_TIMES.comeUpMs,
+      serverSelectionTimeoutMS: MONGO_TIMES.selectMs,
       waitQueueTimeoutMS: MONGO_TIMES.comeUpMs,
       connectTimeoutMS: MONGO_TIMES.connectMs,
       socketTimeoutMS: silenceMs,
@@ -200,6 +202,7 @@ export function connectMongo({
   coming.promise.catch(() => {});
   let closed = false;
   let wake = () => {};
+  let tries = Promise.resolve();
   const underway = new Set<Promise<unknown>>();
 
   const down = (reason: string, error?: unknown) => {
@@ -236,8 +239,7 @@ export function connectMongo({
         }
       }
     };
-    const ending = attempts().finally(() => underway.delete(ending));
-    underway.add(ending);
+    tries = attempts();
   };
 
   const pause = () =>
@@ -324,6 +326,9 @@ export function connectMongo({
       coming.reject(new StoreDown("the store is closed"));
       wake();
       await Promise.allSettled(underway);
+      // The first cuts short a try to connect, the second closes what that try may have opened since.
+      await client.close();
+      await tries;
       await client.close();
     },
   };
