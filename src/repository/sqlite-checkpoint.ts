@@ -3,27 +3,34 @@
  * event loop. It runs in its own thread with its own connections; the other end is sqlite-wal.ts.
  */
 
-import { Database, SQLiteError } from "bun:sqlite";
+import { Database } from "bun:sqlite";
 import { fdatasyncSync } from "node:fs";
 import { parentPort } from "node:worker_threads";
+import { intactFrames } from "./sqlite-log-check.ts";
 
 /**
  * - `open`: connects; the descriptor is one of the database file, for syncs only, and whoever asks closes it.
  * - `backfill`: copies what it can while commits go on.
+ * - `verify`: fails unless every frame of the log is as it was written.
  * - `finish`: copies the rest and starts the log afresh; commits must rest meanwhile.
  * - `close`: copies the rest, empties the log and disconnects; nobody commits any more.
  */
 export type CheckpointAsk =
   | { readonly id: number; readonly step: "open"; readonly path: string; readonly descriptor: number }
-  | { readonly id: number; readonly step: "backfill" | "finish" | "close" };
+  | { readonly id: number; readonly step: "backfill" | "verify" | "finish" | "close" };
 export interface CheckpointAnswer {
   readonly id: number;
-  /** What went wrong, in SQLite's words, for the log. */
-  readonly fault?: string;
+  /** What went wrong, in SQLite's words, for the log; and its number there, or a system call's below zero. */
+  readonly fault?: { readonly message: string; readonly errno: number };
 }
 
 /** How long the worker waits for a foreign reader or writer, e.g. somebody's sqlite3 shell. */
 const BUSY_MS = 250;
+
+// Of sqlite3.h.
+const BUSY = 5;
+const CORRUPT = 11;
+const fault = (message: string, errno: number) => Object.assign(new Error(message), { errno });
 
 let writer: Database | undefined;
 let holder: Database | undefined;
@@ -49,6 +56,11 @@ const steps = {
     // SQLite syncs the file only with the last frame copied; what is synced now need not be while commits wait.
     fdatasyncSync(file);
   },
+  verify() {
+    const frames = Number(writer?.query("PRAGMA wal_checkpoint(NOOP)").values()[0]?.[1]);
+    const intact = intactFrames(`${writer?.filename}-wal`);
+    if (intact < frames) throw fault(`${intact} of the log's ${frames} frames are intact`, CORRUPT);
+  },
   finish() {
     letGo();
     checkpoint("RESTART");
@@ -72,7 +84,7 @@ function letGo() {
 
 function checkpoint(mode: "PASSIVE" | "RESTART" | "TRUNCATE") {
   const row = writer?.query(`PRAGMA wal_checkpoint(${mode})`).values()[0];
-  if (mode !== "PASSIVE" && row?.[0] !== 0) throw new Error("somebody else is reading or writing the file");
+  if (mode !== "PASSIVE" && row?.[0] !== 0) throw fault("somebody else reads or writes the file", BUSY);
 }
 
 parentPort?.on("message", (ask: CheckpointAsk) => {
@@ -81,8 +93,8 @@ parentPort?.on("message", (ask: CheckpointAsk) => {
     if (ask.step === "open") steps.open(ask.path, ask.descriptor);
     else steps[ask.step]();
   } catch (error) {
-    const fault = error instanceof SQLiteError ? `${error.code}: ${error.message}` : String(error);
-    answer = { id: ask.id, fault };
+    const { message, errno } = error as Error & { errno?: number };
+    answer = { id: ask.id, fault: { message, errno: errno ?? 0 } };
   }
   parentPort?.postMessage(answer);
 });

@@ -1,6 +1,6 @@
 /** The embedded store's tables, as numbered migrations: each runs in one transaction and none is ever changed. */
 
-import { type Database, SQLiteError } from "bun:sqlite";
+import type { Database } from "bun:sqlite";
 
 export interface Migration {
   readonly version: number;
@@ -85,23 +85,3 @@ export function migrate(db: Database, path: string, migrations: readonly Migrati
 }
 
 const readPragma = (db: Database, name: string) => Number(db.query(`PRAGMA ${name}`).values()[0]?.[0]);
-
-/** The one line for an operator whose file cannot be used; what is no fault of SQLite's is passed on as it is. */
-export function startFault(path: string, thrown: unknown): Error {
-  if (!(thrown instanceof SQLiteError)) return thrown instanceof Error ? thrown : new Error(String(thrown));
-  const primary = thrown.errno & 0xff;
-  return new Error(`SQLite file ${path} ${FAULTS[primary] ?? `cannot be used (${thrown.code})`}`);
-}
-
-// The primary result codes of sqlite3.h.
-const FAULTS: Readonly<Record<number, string>> = {
-  3: "may not be accessed",
-  5: "is locked by another process",
-  6: "is locked by another process",
-  8: "cannot be written: the file or its folder is read-only",
-  10: "cannot be read or written: the disk reports an error",
-  11: "is corrupt",
-  13: "cannot be written: the disk is full",
-  14: "cannot be opened: the file or its folder is missing, a folder, or not accessible",
-  26: "is not a database",
-};

@@ -12,6 +12,8 @@ export interface Wal {
   bytes(): number;
   /** Has the worker copy what it can while commits go on. */
   backfill(): Promise<void>;
+  /** Has the worker find out whether the log is readable as it was written; rejects when it is not. */
+  verify(): Promise<void>;
   /** Has the worker copy the rest and start the log afresh. Nobody may commit or hold a read transaction meanwhile. */
   finish(): Promise<void>;
   close(): Promise<void>;
@@ -44,7 +46,7 @@ export async function openWal(writer: Database, path: string, descriptor: number
     waiting.delete(id);
     if (waiting.size === 0) worker.unref();
     if (fault === undefined) asker?.resolve();
-    else asker?.reject(new Error(fault));
+    else asker?.reject(Object.assign(new Error(fault.message), { errno: fault.errno }));
   });
   worker.on("error", (error: unknown) => {
     for (const asker of waiting.values()) asker.reject(new Error("the worker failed", { cause: error }));
@@ -66,6 +68,7 @@ export async function openWal(writer: Database, path: string, descriptor: number
       new Promise((resolve, reject) => fdatasync(log, (error) => (error ? reject(error) : resolve()))),
     bytes: () => Number(look.values()[0]?.[1]) * (pageBytes + FRAME_HEADER_BYTES),
     backfill: () => ask("backfill"),
+    verify: () => ask("verify"),
     finish: () => ask("finish"),
     async close() {
       try {

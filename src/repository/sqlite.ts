@@ -13,9 +13,10 @@ import { assert, ChatError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
 import type { AppendResult, MessageRepository, RepositoryWorld, StoreStatus } from "./repository.ts";
 import { createAppender } from "./sqlite-append.ts";
+import { downReason, startFault } from "./sqlite-faults.ts";
 import { lockFile } from "./sqlite-lock.ts";
 import { createReads } from "./sqlite-reads.ts";
-import { migrate, startFault } from "./sqlite-schema.ts";
+import { migrate } from "./sqlite-schema.ts";
 import { openWal } from "./sqlite-wal.ts";
 
 export interface SqliteWorld extends RepositoryWorld {
@@ -180,9 +181,8 @@ function createSqliteRepository({
   }
 
   function failed(cause: unknown): ChatError {
-    const reason = cause instanceof SQLiteError ? cause.message : "the disk reports an error";
     if (status.up) log.error("store_failed", { kind: "sqlite", error: cause });
-    status = { up: false, reason };
+    status = { up: false, reason: downReason(cause) };
     if (retry === undefined && closed === undefined) {
       retry = setTimeout(() => void recover(), retryMs);
       retry.unref();
@@ -199,8 +199,8 @@ function createSqliteRepository({
 
   /**
    * Tries whether the store can be written again. After a failed sync the kernel may have forgotten which pages of the
-   * log never reached the disk, so it is no use to sync it again: the whole log is copied into the file, the file is
-   * synced, and the log starts afresh. Only then is what it held shown and added to.
+   * log never reached the disk, so it is no use to sync it again: the log is verified frame by frame and copied into the
+   * file as a whole, the file is synced, and the log starts afresh. Only then is what it held shown and added to.
    */
   async function recover() {
     retry = undefined;
@@ -208,6 +208,7 @@ function createSqliteRepository({
       if (closed !== undefined) return;
       try {
         showAll();
+        if (doubtful) await wal.verify();
         await wal.finish();
         await wal.sync();
         doubtful = false;
