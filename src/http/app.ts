@@ -46,6 +46,8 @@ export function createHttpApp(options: HttpAppOptions): HttpApp {
   app.use(async (c, next) => {
     c.header("x-content-type-options", "nosniff");
     c.header("cache-control", "no-store");
+    // Bun closes when asked to and does not say so: a client that pools its sockets would write to a dead one.
+    if (c.req.header("connection")?.toLowerCase() === "close") c.header("connection", "close");
     await next();
   });
   app.use(originGuard(options.origins));

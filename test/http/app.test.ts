@@ -57,6 +57,11 @@ describe("every route", () => {
 });
 
 describe("a strange request", () => {
+  test("that asks for the end of its connection is told of it", async () => {
+    const answer = await rawRequest(app.port, "GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    expect(answer.toLowerCase()).toContain("\r\nconnection: close\r\n");
+  });
+
   test("of a path or a query over the ceiling is 400", async () => {
     for (const path of [`/messages/${"a".repeat(8_000)}`, `/rooms?x=${"a".repeat(LIMITS.urlCharsMax)}`]) {
       expect(await refusalOf(await get(path))).toMatchObject({ status: 400, code: "invalid_request" });
