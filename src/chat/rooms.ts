@@ -125,9 +125,15 @@ export function createRooms({ repository, feeds, occupancy, announce, now }: Roo
  */
 function replayUpTo(page: RoomPage, live: readonly Message[], seq: Seq): Replay {
   const lastRead = page.messages.at(-1)?.seq ?? page.head.seq;
-  const missed = page.more
-    ? page.messages
-    : [...page.messages, ...live.filter((message) => message.seq > lastRead)];
+  const missed = [...page.messages];
+  let last = lastRead;
+  // Only what follows without a hole: a page from just before the feed began may lack what nobody was told live. The
+  // replay then ends early, and says so.
+  for (const message of page.more ? [] : live) {
+    if (message.seq !== last + 1) continue;
+    missed.push(message);
+    last = message.seq;
+  }
   const messages: WireMessage[] = [];
   let bytes = 0;
   for (const message of missed) {
