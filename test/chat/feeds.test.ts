@@ -1,0 +1,205 @@
+import { Database } from "bun:sqlite";
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { createFeeds, type Feeds } from "../../src/chat/feeds.ts";
+import type { Message } from "../../src/domain/message.ts";
+import { ChatError } from "../../src/errors.ts";
+import { LIMITS } from "../../src/limits.ts";
+import { createMetrics } from "../../src/observe/metrics.ts";
+import { chance, drafts, range, room, seq, stored } from "../contract/drafting.ts";
+import { type GatedRepository, gated, watchedLog } from "../fixture/gated.ts";
+import { openSqlite, scratch } from "../fixture/sqlite.ts";
+
+const LOBBY = room("lobby");
+const seed = Number(process.env.FEEDS_SEED ?? Math.floor(Math.random() * 2 ** 31));
+
+let folder: Awaited<ReturnType<typeof scratch>>;
+beforeEach(async () => {
+  folder = await scratch();
+});
+afterEach(() => folder[Symbol.asyncDispose]());
+
+/** A room with members, on a store of its own. */
+async function occupied({ shared = false } = {}) {
+  const repository = gated(await openSqlite(folder.path), { shared });
+  const { log, logged } = watchedLog();
+  const told: number[] = [];
+  const watchers: { count: number; resolve: () => void }[] = [];
+  const feeds = createFeeds({
+    repository,
+    deliver(_, messages) {
+      told.push(...messages.map((message) => Number(message.seq)));
+      for (const watcher of watchers) if (told.length >= watcher.count) watcher.resolve();
+    },
+    log,
+    metrics: createMetrics(),
+  });
+  const hold = feeds.hold(LOBBY);
+  hold.start(await repository.head(LOBBY));
+  feeds.setOccupied(LOBBY, true);
+  hold.release();
+  return {
+    repository,
+    feeds,
+    told,
+    logged,
+    toldOf(count: number) {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      watchers.push({ count, resolve });
+      if (told.length >= count) resolve();
+      return promise;
+    },
+    async [Symbol.asyncDispose]() {
+      await repository.close();
+    },
+  };
+}
+
+const append = async (repository: GatedRepository, count: number): Promise<Message[]> =>
+  (await repository.append(drafts("lobby", count))).map(stored);
+
+describe("accept", () => {
+  test(`tells every number once and in order, whatever the bus does (FEEDS_SEED=${seed})`, async () => {
+    const dice = chance(seed);
+    await using lobby = await occupied();
+    const { repository, feeds, told, toldOf } = lobby;
+    let late: Message[][] = [];
+    let total = 0;
+    for (const _ of range(1, 150)) {
+      const batch = await append(repository, 1 + dice.below(6));
+      total += batch.length;
+      const fate = dice.below(5);
+      if (fate === 0) continue; // lost
+      if (fate === 1) {
+        late.push(batch);
+        continue;
+      }
+      feeds.accept(batch);
+      if (fate === 2) feeds.accept(batch);
+      if (fate === 3) {
+        for (const former of late.reverse()) feeds.accept(former);
+        late = [];
+      }
+    }
+    const last = await append(repository, 1);
+    feeds.accept(last);
+    await toldOf(total + 1);
+    expect(told).toEqual(range(1, total + 1));
+  });
+
+  test("goes on in order when much more comes during the reading of a gap than may wait", async () => {
+    await using lobby = await occupied();
+    const { repository, feeds, told, toldOf } = lobby;
+    await append(repository, 3);
+    const reading = repository.hold("readAfter", "answered");
+    feeds.accept(await append(repository, 2));
+    await reading.reached;
+    const count = LIMITS.feedPendingMax + 200;
+    for (const _ of range(1, count / 8)) feeds.accept(await append(repository, 8));
+    expect(told).toEqual([]);
+    reading.release();
+    await toldOf(5 + count);
+    expect(told).toEqual(range(1, 5 + count));
+  });
+
+  test("leaves a gap that cannot be read to the next beat, and tells nothing after it until then", async () => {
+    await using lobby = await occupied();
+    const { repository, feeds, told, logged } = lobby;
+    await append(repository, 2);
+    const unread = logged("room_gap_unread");
+    repository.fail("readAfter", new ChatError("storage_unavailable"));
+    feeds.accept(await append(repository, 1));
+    await unread;
+    expect(told).toEqual([]);
+    // The question for the heads may fail too; the room stays in doubt.
+    repository.fail("heads", new ChatError("storage_unavailable"));
+    await feeds.beat();
+    expect(told).toEqual([]);
+    await feeds.beat();
+    expect(told).toEqual([1, 2, 3]);
+  });
+
+  test("goes on behind numbers that retention took, and behind those that will never come", async () => {
+    await using lobby = await occupied();
+    const { repository, feeds, told, toldOf, logged } = lobby;
+    const delete_ = (beforeSeq: number) => {
+      const operator = new Database(folder.path);
+      operator.prepare("DELETE FROM messages WHERE seq < ?1").run(beforeSeq);
+      operator.close();
+    };
+    await append(repository, 5);
+    delete_(4);
+    feeds.accept(await append(repository, 1));
+    await toldOf(3);
+    expect(told).toEqual([4, 5, 6]);
+    const lost = await append(repository, 3);
+    delete_(10);
+    const gone = logged("room_gap_gone");
+    feeds.accept(lost.slice(2));
+    await gone;
+    feeds.accept(await append(repository, 1));
+    expect(told).toEqual([4, 5, 6, 10]);
+  });
+
+  test("ignores rooms that nobody here is in", async () => {
+    await using lobby = await occupied();
+    const elsewhere = (await lobby.repository.append(drafts("elsewhere", 2))).map(stored);
+    lobby.feeds.accept(elsewhere);
+    lobby.feeds.setOccupied(LOBBY, false);
+    lobby.feeds.accept(await append(lobby.repository, 1));
+    expect(lobby.told).toEqual([]);
+  });
+});
+
+describe("beat", () => {
+  test("finds what nobody told of where others write too, and asks nothing where they do not", async () => {
+    await using lobby = await occupied({ shared: true });
+    await append(lobby.repository, 700);
+    await lobby.feeds.beat();
+    expect(lobby.told).toEqual(range(1, 700));
+  });
+
+  test("finds what a commit of unknown outcome left, once it was doubted", async () => {
+    await using lobby = await occupied();
+    await append(lobby.repository, 2);
+    await lobby.feeds.beat();
+    expect(lobby.told).toEqual([]);
+    lobby.feeds.doubt([LOBBY, room("nobody is here")]);
+    await lobby.feeds.beat();
+    expect(lobby.told).toEqual([1, 2]);
+  });
+
+  test("begins anew when the store went back", async () => {
+    await using lobby = await occupied({ shared: true });
+    const { repository, feeds, told } = lobby;
+    feeds.accept(await append(repository, 5));
+    await using other = await scratch();
+    const older = await openSqlite(other.path);
+    await older.append(drafts("lobby", 2));
+    const former = repository.close;
+    await former();
+    repository.replace(older);
+    await feeds.beat();
+    feeds.accept(await append(repository, 1));
+    expect(told).toEqual([1, 2, 3, 4, 5, 3]);
+  });
+});
+
+describe("hold", () => {
+  test("collects what is told meanwhile, and a feed without members ends with its last hold", async () => {
+    await using lobby = await occupied();
+    const { repository } = lobby;
+    const feeds: Feeds = lobby.feeds;
+    const hold = feeds.hold(LOBBY);
+    feeds.accept(await append(repository, 2));
+    feeds.setOccupied(LOBBY, false);
+    feeds.accept(await append(repository, 1));
+    expect(hold.collected.map((message) => Number(message.seq))).toEqual([1, 2, 3]);
+    expect(lobby.told).toEqual([1, 2]);
+    hold.release();
+    await append(repository, 4);
+    const again = feeds.hold(LOBBY);
+    const feed = again.start(await repository.head(LOBBY));
+    expect(feed.delivered()).toBe(seq(7));
+    again.release();
+  });
+});
