@@ -3,7 +3,7 @@
 import { join } from "node:path";
 import { FROM_SOURCE } from "../fixture/program.ts";
 
-export type ContenderName = "ours" | "stock" | "stock-tx" | "bare";
+export type ContenderName = "ours" | "stock" | "stock-tx" | "bare" | "bare-cork";
 
 export interface Contender {
   readonly what: string;
@@ -11,7 +11,11 @@ export interface Contender {
   readonly command: readonly string[];
 }
 
-const server = (file: string) => [process.execPath, join(import.meta.dir, "servers", file)];
+const server = (file: string, ...flags: readonly string[]) => [
+  process.execPath,
+  join(import.meta.dir, "servers", file),
+  ...flags,
+];
 
 export const CONTENDERS: Readonly<Record<ContenderName, Contender>> = {
   ours: {
@@ -29,6 +33,10 @@ export const CONTENDERS: Readonly<Record<ContenderName, Contender>> = {
   bare: {
     what: "the limit: bare Bun.serve, hand-made frames, server.publish, one fsynced transaction a loop turn",
     command: server("bare.ts"),
+  },
+  "bare-cork": {
+    what: "bare, and what a turn acks to one connection goes out in one write",
+    command: server("bare.ts", "--cork"),
   },
 };
 

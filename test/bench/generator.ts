@@ -3,7 +3,7 @@
  * up, measures, and prints a Measurement as JSON.
  */
 
-import { cpuSecondsOf, residentBytesOf } from "./machine.ts";
+import { busySeconds, cpuSecondsOf, residentBytesOf } from "./machine.ts";
 import { type Counts, type Faults, type MembersOptions, openMembers } from "./members.ts";
 import { makeTexts } from "./texts.ts";
 
@@ -30,6 +30,8 @@ export interface Measurement extends Counts {
   readonly serverBytes: number | null;
   /** The generator's own CPU time by the wall clock's: near 1 it is the generator that was measured. */
   readonly generatorShare: number;
+  /** Cores that neither server nor generator used, but somebody did: what disturbed the measurement. */
+  readonly othersShare: number | null;
   /** What the store must hold. */
   readonly storedMessages: number;
   readonly faults: Faults;
@@ -80,11 +82,19 @@ async function measure(load: Load): Promise<Measurement> {
   }
 
   const { counts: before } = await phase(load.warmUpMs);
+  const busyBefore = busySeconds();
   const serverBefore = cpuSecondsOf(load.serverPid);
   const own = process.cpuUsage();
   const { seconds, counts, othersFaults } = await phase(load.measureMs);
   const { user, system } = process.cpuUsage(own);
   const serverAfter = cpuSecondsOf(load.serverPid);
+  const busyAfter = busySeconds();
+  const generatorSeconds = (user + system) / 1e6;
+  const serverCpuSeconds = serverBefore === null || serverAfter === null ? null : serverAfter - serverBefore;
+  const othersSeconds =
+    busyBefore === null || busyAfter === null || serverCpuSeconds === null
+      ? null
+      : Math.max(busyAfter - busyBefore - serverCpuSeconds - generatorSeconds, 0);
   const serverBytes = residentBytesOf(load.serverPid);
   speakers.close();
   await receivers({ close: true });
@@ -93,9 +103,10 @@ async function measure(load: Load): Promise<Measurement> {
     acks: counts.acks - before.acks,
     deliveries: counts.deliveries - before.deliveries,
     deliveryBytes: counts.deliveryBytes - before.deliveryBytes,
-    serverCpuSeconds: serverBefore === null || serverAfter === null ? null : serverAfter - serverBefore,
+    serverCpuSeconds,
     serverBytes,
-    generatorShare: (user + system) / 1e6 / seconds,
+    generatorShare: generatorSeconds / seconds,
+    othersShare: othersSeconds === null ? null : othersSeconds / seconds,
     storedMessages: counts.acks,
     faults: added(speakers.faults, othersFaults),
   };

@@ -28,6 +28,18 @@ export function cpuSecondsOf(pid: number): number | null {
   }
 }
 
+/** What all cores together have worked for anybody, in seconds; null where there is no /proc. */
+export function busySeconds(): number | null {
+  try {
+    const fields = readFileSync("/proc/stat", "utf8").split("\n", 1)[0]?.trim().split(/ +/).slice(1) ?? [];
+    // user nice system idle iowait irq softirq: all but the two in which a core had nothing to do.
+    const [user = 0, nice = 0, system = 0, , , irq = 0, softirq = 0] = fields.map(Number);
+    return (user + nice + system + irq + softirq) / TICKS_PER_SECOND;
+  } catch {
+    return null;
+  }
+}
+
 /** Memory of the process that is in RAM; null where there is no /proc. */
 export function residentBytesOf(pid: number): number | null {
   try {

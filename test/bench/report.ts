@@ -16,6 +16,8 @@ export interface Row {
   /** How much of a core the server and the generator used. */
   readonly serverShare: number | null;
   readonly generatorShare: number;
+  /** Cores that neither of the two used: what disturbed the rounds. */
+  readonly othersShare: number | null;
   /** A delivery on the wire, WebSocket header included. */
   readonly deliveryBytes: number;
   /** The server's memory at the end. */
@@ -70,6 +72,7 @@ export function reportOn(scenario: Scenario, runs: readonly Run[]): ScenarioRepo
         ),
       ),
       generatorShare: median(mine.map(({ generatorShare }) => generatorShare)),
+      othersShare: medianOrNull(mine.map(({ othersShare }) => othersShare)),
       deliveryBytes: median(mine.map(({ deliveryBytes, deliveries }) => deliveryBytes / deliveries)),
       serverBytes: medianOrNull(mine.map(({ serverBytes }) => serverBytes)),
       oursBy:
@@ -137,6 +140,7 @@ export function showScenario({ scenario, rows }: ScenarioReport): string {
     "by CPU",
     "server core",
     "generator core",
+    "others' cores",
     "bytes/delivery",
     "memory MB",
   ];
@@ -150,6 +154,7 @@ export function showScenario({ scenario, rows }: ScenarioReport): string {
     orDash(row.serverShare, 2),
     // Near a whole core, the generator is what was measured.
     `${row.generatorShare.toFixed(2)}${row.generatorShare > 0.9 ? " (!)" : ""}`,
+    `${orDash(row.othersShare, 2)}${(row.othersShare ?? 0) > 0.1 ? " (!)" : ""}`,
     row.deliveryBytes.toFixed(0),
     orDash(row.serverBytes === null ? null : row.serverBytes / 1e6, 0),
   ]);

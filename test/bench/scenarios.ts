@@ -52,7 +52,7 @@ export const SCENARIOS: readonly Scenario[] = [
     senders: 1,
     inFlight: 64,
     unit: "acks",
-    contenders: ["ours", "stock-tx", "bare"],
+    contenders: ["ours", "stock-tx", "bare", "bare-cork"],
     bounds: [
       { against: "bare", atLeast: 0.7 },
       { against: "stock-tx", atLeast: 9 },

@@ -1,7 +1,7 @@
 /**
  * The limit: what Bun itself can do when it does the same durable work and nothing else. Frames are taken apart and put
  * together by hand, fields are looked at but not validated, and what arrived in one turn of the event loop is committed
- * in one transaction with an fsync, then published, then acked.
+ * in one transaction with an fsync, then published, then acked. With `--cork` the acks of a turn go out in one write.
  */
 
 import { Database } from "bun:sqlite";
@@ -27,6 +27,8 @@ interface Room {
   readonly id: number;
   seq: number;
 }
+
+const CORKED = process.argv.includes("--cork");
 
 const db = new Database(storePath(), { create: true, readwrite: true });
 db.run("PRAGMA journal_mode = WAL");
@@ -81,7 +83,23 @@ function commitTurn() {
       `43${ackId}[{"ok":true,"id":"${id}","room":${name},"seq":${seq},"timestamp":"${time}","received_at":"${time}","duplicate":false}]`,
     );
   }
-  for (const [index, { socket }] of batch.entries()) socket.send(acks[index] as string);
+  if (CORKED) sendCorked(batch, acks);
+  else for (const [index, { socket }] of batch.entries()) socket.send(acks[index] as string);
+}
+
+/** The acks of each connection in one write to the kernel. */
+function sendCorked(batch: readonly Sent[], acks: readonly string[]) {
+  const bySocket = new Map<ServerWebSocket<Member>, string[]>();
+  for (const [index, { socket }] of batch.entries()) {
+    const own = bySocket.get(socket);
+    if (own === undefined) bySocket.set(socket, [acks[index] as string]);
+    else own.push(acks[index] as string);
+  }
+  for (const [socket, own] of bySocket) {
+    socket.cork(() => {
+      for (const ack of own) socket.send(ack);
+    });
+  }
 }
 
 function takeEvent(socket: ServerWebSocket<Member>, frame: string) {
