@@ -16,7 +16,10 @@ export interface Wal {
   verify(): Promise<void>;
   /** Has the worker copy the rest and start the log afresh. Nobody may commit or hold a read transaction meanwhile. */
   finish(): Promise<void>;
+  /** Has the worker empty the log, and lets go of both. */
   close(): Promise<void>;
+  /** Lets go of the worker and leaves the log as it is. */
+  abandon(): void;
 }
 
 /** A frame's header, https://sqlite.org/fileformat2.html#walformat */
@@ -74,10 +77,11 @@ export async function openWal(writer: Database, path: string, descriptor: number
       try {
         await ask("close");
       } finally {
-        worker.terminate();
+        void worker.terminate();
         look.finalize();
         closeSync(log);
       }
     },
+    abandon: () => void worker.terminate(),
   };
 }

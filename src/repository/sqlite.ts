@@ -207,8 +207,9 @@ function createSqliteRepository({
     await inTurn(async () => {
       if (closed !== undefined) return;
       try {
-        showAll();
         if (doubtful) await wal.verify();
+        // Until here the frozen view has kept every checkpoint from what is in doubt.
+        showAll();
         await wal.finish();
         await wal.sync();
         doubtful = false;
@@ -325,13 +326,21 @@ function createSqliteRepository({
     clearInterval(idle);
     clearTimeout(retry);
     await inTurn(async () => {
+      gone = true;
+      try {
+        if (doubtful) await wal.verify();
+      } catch (error) {
+        // Closing the connections would copy the log. The frozen view keeps SQLite from it to the end of the process.
+        log.error("wal_damaged", { error });
+        wal.abandon();
+        return;
+      }
       showAll();
       try {
         await wal.close();
       } catch (error) {
         log.warn("wal_checkpoint_failed", { error });
       }
-      gone = true;
       appender.finalize();
       reads.finalize();
       for (const statement of [begin, end, takeView]) statement.finalize();

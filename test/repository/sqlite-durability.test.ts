@@ -169,6 +169,9 @@ test("a log that a failed sync has damaged is not copied into the file, and a re
     await Bun.file(faultFile).delete();
     expect(await store.ask("damaged")).toEqual({ damaged: true });
     expect(await store.ask("append 11 5")).toEqual({ refused: "storage_unavailable" });
+    // Nor does an orderly end copy it.
+    store.child.stdin.end();
+    expect(await store.child.exited).toBe(0);
   }
   const repository = await openSqlite(place.path);
   expect(Number((await repository.head(room)).seq)).toBe(10);
