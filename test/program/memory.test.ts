@@ -1,0 +1,139 @@
+/** What a client that means ill, or reads nothing, may cost the whole program. */
+
+import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { resolve } from "node:path";
+import { connectMember, type Member } from "../fixture/member.ts";
+import { type Program, startProgram, temporaryFolder } from "../fixture/program.ts";
+
+setDefaultTimeout(60_000);
+
+const MB = 1_000_000;
+const ROOM = "lobby";
+const READER = resolve(import.meta.dir, "../fixture/reader.ts");
+
+const undo: (() => unknown)[] = [];
+afterEach(async () => {
+  for (const step of undo.splice(0).reverse()) await step();
+});
+
+async function start(): Promise<Program> {
+  const { path, remove } = await temporaryFolder();
+  undo.push(remove);
+  const program = await startProgram({ cwd: path, env: { RATE_LIMIT: "off", DRAIN_MS: "0" } });
+  undo.push(() => program.end("SIGKILL"));
+  return program;
+}
+
+/** Sends so many messages of 16 kB, some at once, and resolves with the most memory that the program took meanwhile. */
+async function flood(program: Program, sender: Member, count: number): Promise<number> {
+  const text = "x".repeat(16_000);
+  let peak = 0;
+  for (let sent = 0; sent < count; sent += 32) {
+    const answers = await Promise.all(
+      Array.from({ length: 32 }, () => sender.send({ room: ROOM, user_id: "ana", message: text })),
+    );
+    for (const answer of answers) expect(answer.ok).toBe(true);
+    if (sent % 256 === 0) peak = Math.max(peak, await program.residentBytes());
+  }
+  return peak;
+}
+
+/** A stock client in a process of its own, which can be stopped; it prints each seq and each parting. */
+function spawnReader(url: string) {
+  const child = Bun.spawn([process.execPath, READER, url, ROOM], { stdout: "pipe", stderr: "inherit" });
+  undo.push(() => child.kill("SIGKILL"));
+  const lines: string[] = [];
+  const waiting = new Set<() => void>();
+  const read = async () => {
+    let rest = "";
+    for await (const chunk of child.stdout.pipeThrough(new TextDecoderStream())) {
+      const parts = (rest + chunk).split("\n");
+      rest = parts.pop() ?? "";
+      lines.push(...parts);
+      for (const look of waiting) look();
+    }
+  };
+  void read();
+  return {
+    child,
+    lines,
+    said: (line: string) =>
+      new Promise<void>((found) => {
+        const look = () => {
+          if (lines.includes(line)) found();
+        };
+        waiting.add(look);
+        look();
+      }),
+  };
+}
+
+describe("a reader that stops reading", () => {
+  test("costs less than 20 MB, is disconnected and counted, and resumes without a hole", async () => {
+    const program = await start();
+    const sender = await connectMember(program.url);
+    undo.push(sender.close);
+    await sender.join({ room: ROOM, user_id: "ana" });
+    const reader = spawnReader(program.url);
+    await reader.said("joined at 0");
+
+    const count = 2_048;
+    await flood(program, sender, count); // the runtime takes what it needs for such a load
+    const withReader = await flood(program, sender, count); // the control: everyone reads
+    await reader.said(`seq ${2 * count}`);
+    reader.child.kill("SIGSTOP");
+    const withStopped = await flood(program, sender, count);
+    await program.line(/"event":"slow_client_disconnected"/);
+    console.log(
+      `most memory with a reader ${Math.round(withReader / MB)} MB, with a stopped one ${Math.round(withStopped / MB)} MB`,
+    );
+    expect(withStopped - withReader).toBeLessThan(20 * MB);
+
+    reader.child.kill("SIGCONT");
+    await reader.said(`seq ${3 * count}`);
+    expect(reader.lines).toContain("parted: transport close");
+    const seqs = reader.lines.filter((line) => line.startsWith("seq ")).map((line) => Number(line.slice(4)));
+    expect(seqs).toEqual(Array.from({ length: 3 * count }, (_, n) => n + 1));
+    // The sender, who read, was never let go.
+    expect(sender.live).toHaveLength(3 * count);
+    expect(await program.end()).toBe(0);
+    expect(program.output()).toContain('"slow_clients_disconnected_total":1,');
+  });
+});
+
+describe("a flood of pongs", () => {
+  test("three POSTs of 499,000 cost less than 20 MB, and GET / answers within 100 ms meanwhile", async () => {
+    const program = await start();
+    const get = async () => {
+      const began = performance.now();
+      expect((await fetch(program.url)).status).toBe(200);
+      return performance.now() - began;
+    };
+    for (let n = 0; n < 50; n += 1) await get(); // warm
+    const before = await program.residentBytes();
+    const pongs = Array(499_000).fill("3").join("\x1e");
+    let flooding = true;
+    const flooded = async () => {
+      for (let n = 0; n < 3; n += 1) {
+        const path = `${program.url}/socket.io/?EIO=4&transport=polling`;
+        const opened = await (await fetch(path)).text();
+        const { sid } = JSON.parse(opened.slice(1)) as { sid: string };
+        const response = await fetch(`${path}&sid=${sid}`, { method: "POST", body: pongs });
+        expect(response.status).toBe(400);
+      }
+      flooding = false;
+    };
+    const times: number[] = [];
+    const watched = async () => {
+      while (flooding) times.push(await get());
+    };
+    await Promise.all([flooded(), watched()]);
+    const grown = (await program.residentBytes()) - before;
+    console.log(
+      `memory moved by ${(grown / MB).toFixed(1)} MB; GET / took ${Math.max(...times).toFixed(1)} ms at most`,
+    );
+    expect(grown).toBeLessThan(20 * MB);
+    expect(Math.max(...times)).toBeLessThan(100);
+    expect(program.output()).toMatch(/"event":"engine_abuse_closed".*"reason":"too_many_packets"/);
+  });
+});
