@@ -1,13 +1,17 @@
 /** The embedded store keeps the contract. What only SQLite promises is in sqlite-*.test.ts. */
 
 import { Database } from "bun:sqlite";
+import { expect, test } from "bun:test";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { Epoch } from "../../src/domain/ids.ts";
+import type { Epoch, RoomName, UserId } from "../../src/domain/ids.ts";
+import { LIMITS } from "../../src/limits.ts";
 import { createLog } from "../../src/observe/log.ts";
 import { openSqliteRepository } from "../../src/repository/sqlite.ts";
+import type { UserPlace } from "../../src/repository/repository.ts";
 import { repositoryContract } from "../contract/repository.contract.ts";
+import { openSqlite, scratch, sends } from "../fixture/sqlite.ts";
 
 const log = createLog({ level: "error", pretty: false, write: (line) => console.error(line), now: Date.now });
 
@@ -36,4 +40,26 @@ repositoryContract("sqlite", async () => {
       await rm(folder, { recursive: true });
     },
   };
+});
+
+test("readByUser finds a room's few messages among a user's many, in more steps than one", async () => {
+  await using place = await scratch();
+  const repository = await openSqlite(place.path);
+  const room = "rare" as RoomName;
+  const stepsWorth = LIMITS.pickedRowsMax + 100;
+  for (const from of [1, stepsWorth + 1, 2 * stepsWorth + 1]) {
+    await repository.append(sends(room, from, 3));
+    for (let sent = 0; sent < stepsWorth; sent += LIMITS.batchMessagesMax)
+      await repository.append(sends("busy", from + sent, LIMITS.batchMessagesMax));
+  }
+  const seqs: number[] = [];
+  for (let before: UserPlace | null = null; ;) {
+    const bounds = { messagesMax: 2, textBytesMax: 1_000 };
+    const page = await repository.readByUser({ userId: "ann" as UserId, room, before, bounds });
+    seqs.push(...page.messages.map((message) => Number(message.seq)));
+    before = page.messages.at(-1) ?? null;
+    if (!page.more) break;
+  }
+  expect(seqs.toSorted((a, b) => b - a)).toEqual([9, 8, 7, 6, 5, 4, 3, 2, 1]);
+  await repository.close();
 });
