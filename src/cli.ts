@@ -1,14 +1,17 @@
 /** The command line: `bun src/cli.ts <command>`. Reads the environment as the service does, and prints what was done. */
 
 import { parseArgs } from "node:util";
+import { version } from "../package.json";
 import { type Config, ConfigError, loadConfig } from "./config.ts";
 import type { Epoch } from "./domain/ids.ts";
 
-const HELP = `usage: bun src/cli.ts <command>
+const HELP = `usage: chat-service [command], or bun src/cli.ts [command]
 
+  serve                 runs the service; so does no command at all
   migrate [--dry-run]   gives messages that an older program wrote to MongoDB their numbers and dates;
                         safe to run twice, and beside a running service
-  help                  shows this text
+  help, --help          shows this text
+  --version             shows the version
 
 The environment is that of the service: MONGODB_URI, MONGODB_DB_NAME, …
 `;
@@ -20,15 +23,17 @@ class UsageError extends Error {}
 
 interface Command {
   readonly dryRun: boolean;
-  readonly name: "migrate" | "help";
+  readonly name: "serve" | "migrate" | "help" | "version";
 }
 
 function parseCommand(argv: readonly string[]): Command {
   const { values, positionals } = parse(argv);
-  const [name = "help", ...rest] = positionals;
+  const [name = "serve", ...rest] = positionals;
   if (rest.length > 0) throw new UsageError(`unexpected argument: ${rest.join(" ")}`);
   if (values.help || name === "help") return { name: "help", dryRun: false };
-  if (name !== "migrate") throw new UsageError(`unknown command: ${name}`);
+  if (values.version) return { name: "version", dryRun: false };
+  if (name !== "serve" && name !== "migrate") throw new UsageError(`unknown command: ${name}`);
+  if (name === "serve" && values["dry-run"]) throw new UsageError("--dry-run belongs to migrate");
   return { name, dryRun: values["dry-run"] };
 }
 
@@ -40,6 +45,7 @@ function parse(argv: readonly string[]) {
       options: {
         "dry-run": { type: "boolean", default: false },
         help: { type: "boolean", short: "h", default: false },
+        version: { type: "boolean", short: "v", default: false },
       },
     });
   } catch (error) {
@@ -60,10 +66,18 @@ async function migrate({ store }: Config, dryRun: boolean): Promise<string> {
   ].join("\n");
 }
 
+const RUN = {
+  // The program serves by being loaded, and goes on after this.
+  serve: () => import("./main.ts"),
+  migrate: async (dryRun) => process.stdout.write(await migrate(loadConfig(process.env), dryRun)),
+  help: async () => process.stdout.write(HELP),
+  version: async () => process.stdout.write(`${version}\n`),
+} satisfies Record<Command["name"], (dryRun: boolean) => Promise<unknown>>;
+
 async function main(argv: readonly string[]): Promise<number> {
   try {
     const { name, dryRun } = parseCommand(argv);
-    process.stdout.write(name === "help" ? HELP : await migrate(loadConfig(process.env), dryRun));
+    await RUN[name](dryRun);
     return EXIT.done;
   } catch (error) {
     const message = error instanceof Error ? error.message : String(error);
