@@ -17,7 +17,7 @@ export interface Heard {
 }
 
 export interface Link {
-  /** Emits with a callback; resolves with what the callback got. */
+  /** Emits with a callback; resolves with what the callback got, rejects when the connection ends before. */
   call(event: string, ...args: unknown[]): Promise<Answer>;
   /** Emits without a callback. */
   tell(event: string, ...args: unknown[]): void;
@@ -90,7 +90,10 @@ function createLink(link: number, staysPolling: boolean, send: (command: Command
   function call(event: string, ...args: unknown[]): Promise<Answer> {
     const { promise, resolve } = Promise.withResolvers<Answer>();
     send({ op: "emit", link, event, args, ack: calls.push({ event, resolve }) - 1 });
-    return inTime(promise, `ack of ${event}`);
+    const broken = closed.promise.then((reason) => {
+      throw new Error(`${event} was never answered: ${reason}`);
+    });
+    return inTime(Promise.race([promise, broken]), `ack of ${event}`);
   }
 
   async function soon(name: string): Promise<Answer> {
