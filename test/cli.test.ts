@@ -1,11 +1,15 @@
 /** The command line as an operator meets it: what it prints, where, and with which exit code. */
 
 import { describe, expect, test } from "bun:test";
+import { version } from "../package.json";
 import { sharedMongo } from "./fixture/mongodb.ts";
+import { startProgram, temporaryFolder } from "./fixture/program.ts";
 import { mongoDatabaseOf } from "./repository/mongo-opening.ts";
 
+const CLI = `${import.meta.dir}/../src/cli.ts`;
+
 async function cli(argv: readonly string[], env: Record<string, string> = {}) {
-  const child = Bun.spawn(["bun", `${import.meta.dir}/../src/cli.ts`, ...argv], {
+  const child = Bun.spawn(["bun", CLI, ...argv], {
     env: { PATH: process.env.PATH ?? "", ...env },
     cwd: import.meta.dir,
     stdout: "pipe",
@@ -19,8 +23,8 @@ async function cli(argv: readonly string[], env: Record<string, string> = {}) {
 }
 
 describe("cli", () => {
-  test("help shows the commands, also where nothing was asked for", async () => {
-    for (const argv of [[], ["help"], ["--help"], ["-h"], ["migrate", "--help"]]) {
+  test("help shows the commands", async () => {
+    for (const argv of [["help"], ["--help"], ["-h"], ["migrate", "--help"]]) {
       const { out, err, code } = await cli(argv);
       expect([err, code]).toEqual(["", 0]);
       expect(out).toContain("migrate [--dry-run]");
@@ -28,11 +32,32 @@ describe("cli", () => {
   });
 
   test("what it does not know is refused with the usage", async () => {
-    for (const argv of [["fly"], ["migrate", "now"], ["--fast"], ["migrate", "--dry-run=maybe"]]) {
+    for (const argv of [
+      ["fly"],
+      ["migrate", "now"],
+      ["--fast"],
+      ["serve", "--dry-run"],
+      ["migrate", "--dry-run=maybe"],
+    ]) {
       const { out, err, code } = await cli(argv);
       expect([out, code]).toEqual(["", 64]);
-      expect(err).toContain("usage: bun src/cli.ts");
+      expect(err).toContain("usage: chat-service [command]");
     }
+  });
+
+  test("serve is what it does when nothing is asked for", async () => {
+    for (const argv of [[], ["serve"]]) {
+      const { path, remove } = await temporaryFolder();
+      const program = await startProgram({ command: ["bun", CLI, ...argv], cwd: path });
+      expect(await (await fetch(program.url)).json()).toMatchObject({ status: "ok" });
+      expect(await program.end()).toBe(0);
+      await remove();
+    }
+    expect(await cli(["serve"], { PORT: "x" })).toMatchObject({ code: 78, out: "" });
+  });
+
+  test("--version is the package's", async () => {
+    expect(await cli(["--version"])).toEqual({ out: `${version}\n`, err: "", code: 0 });
   });
 
   test("migrate of a wrong environment names the variable, of a server that is away says so", async () => {
