@@ -10,7 +10,7 @@ import type { Draft, Message } from "../domain/message.ts";
 import { type Millis, toMillis } from "../domain/time.ts";
 import { assert, ChatError } from "../errors.ts";
 import { DUPLICATE_KEY, type Life, MONGO_TIMES, type MongoConnection, QUICK } from "./mongo-connection.ts";
-import { NUMBERED, readMessage, readTime, toDocument } from "./mongo-schema.ts";
+import { NUMBERED, readMessage, ROOM_SEQ, readTime, toDocument } from "./mongo-schema.ts";
 import type { AppendResult } from "./repository.ts";
 
 /** The end of a room on the primary: majority-committed or about to be, which is where the next message must go. */
@@ -75,36 +75,40 @@ async function appendAll(
   ended: AbortSignal,
 ): Promise<void> {
   let life = firstLife;
+  let verified = false;
+  // The first try asks nothing: the unique indexes find what was there before.
+  let asks = false;
   for (let attempt = 0; !ended.aborted; attempt++) {
     try {
-      // The first try asks nothing: the unique indexes find what was there before.
-      if (attempt > 0) await settleKnown(connection, batch);
+      if (asks) await settleKnown(connection, batch);
       const places = openPlaces(batch);
       if (places.length === 0) return;
-      const ends = await readEnds(
-        connection,
-        life,
-        places.map((place) => draftAt(batch.drafts, place).room),
-      );
+      const rooms = new Set(places.map((place) => draftAt(batch.drafts, place).room));
+      // Whoever was not first asks only for the ends, so that the next try is a quicker one than a newcomer's first: of
+      // several services that never rest, each gets its turn.
+      const [ends] = await Promise.all([readEnds(connection, rooms), verified || connection.verify(life)]);
       if (ended.aborted) return;
-      if ((await insert(connection, batch, places, ends)) === "all") return;
-      // Another service was first, or something of ours is there already. The first few times it is best to hurry.
-      if (attempt > 2) await pause(batch, attempt);
+      verified = true;
+      const outcome = await insert(connection, batch, places, ends);
+      if (outcome === "all") return;
+      asks = outcome === "known";
     } catch (error) {
       // What is not the driver's word is another life of the store, or a defect of ours.
       if (ended.aborted || !(error instanceof MongoError)) throw error;
       connection.failed(error);
-      await pause(batch, attempt);
       // What was sent may be stored: it is worth the whole time to find out. Else whoever waits learns it soon.
       life = await connection.up(batch.unsure.size > 0 ? MONGO_TIMES.operationMs : MONGO_TIMES.comeUpMs);
+      [verified, asks] = [false, true];
     }
+    // What is there, but not yet by a majority, takes a moment. Whoever was outrun must not rest.
+    if (asks && attempt > 0) await pause(batch, attempt);
   }
 }
 
-/** Waits a little, longer each time, and not as long as another service does: ids end in chance. */
+/** Waits up to 8 ms, and not as long as another service does: ids end in chance. */
 function pause({ drafts }: Batch, attempt: number): Promise<void> {
-  const chance = Number.parseInt(draftAt(drafts, 0).id.slice(-2), 16) || 0;
-  return Bun.sleep((Math.min(attempt + 1, 10) * (256 + chance)) / 64);
+  const chance = Number.parseInt(draftAt(drafts, 0).id.slice(-3), 16) || 0;
+  return Bun.sleep(((chance * attempt) % 257) / 32);
 }
 
 /** Gives results to the drafts that are stored for good already, by an earlier try or under the same client id. */
@@ -155,12 +159,11 @@ function clientIdFilters(drafts: readonly Draft[]): Filter<Document>[] {
  * committed is the right one, and our own write is acknowledged only after what stands before it.
  */
 async function readEnds(
-  connection: MongoConnection,
-  life: Life,
-  rooms: readonly RoomName[],
+  { documents }: MongoConnection,
+  rooms: ReadonlySet<RoomName>,
 ): Promise<ReadonlyMap<RoomName, RoomEnd>> {
   const read = async (room: RoomName): Promise<[RoomName, RoomEnd]> => {
-    const last = await connection.documents.findOne(
+    const last = await documents.findOne(
       { room, seq: NUMBERED },
       {
         ...QUICK,
@@ -173,25 +176,20 @@ async function readEnds(
     assert(seq !== undefined, "a room's newest number can be one");
     return [room, { seq, receivedAt: readTime(last?.received_at) ?? toMillis(Number.NEGATIVE_INFINITY) }];
   };
-  const [ends] = await Promise.all([
-    Promise.all([...new Set(rooms)].map(read)),
-    // Without the indexes, which go with a dropped database, nothing may be numbered.
-    connection.verify(life),
-  ]);
-  return new Map(ends);
+  return new Map(await Promise.all([...rooms].map(read)));
 }
 
 /**
  * Numbers the open drafts after the ends of their rooms, raises `receivedAt` where it would fall, and stores them.
- * "some": what was in the way is known to be stored, or was refused; the rest is to be numbered anew. Throws when it is
- * unknown what was stored.
+ * "outrun": another service took a number first; "known": something is there already, or a document was refused. The rest
+ * is to be numbered anew. Throws when it is unknown what was stored.
  */
 async function insert(
   { messages }: MongoConnection,
   batch: Batch,
   places: readonly number[],
   ends: ReadonlyMap<RoomName, RoomEnd>,
-): Promise<"all" | "some"> {
+): Promise<"all" | "outrun" | "known"> {
   const rows = places.map((place) => {
     const draft = draftAt(batch.drafts, place);
     const end = ends.get(draft.room);
@@ -221,7 +219,8 @@ async function insert(
     settleFirst(fault.inserted);
     // The server refuses this document for itself, and would again: the others go on without it.
     if (fault.code !== DUPLICATE_KEY) batch.results[failed.place] = refusedUnknown(error);
-    return "some";
+    // The name of the index, in the server's words, only saves a question: to ask without need is harmless.
+    return fault.code === DUPLICATE_KEY && fault.words.includes(ROOM_SEQ) ? "outrun" : "known";
   }
 }
 
@@ -231,11 +230,14 @@ async function insert(
  */
 function firstFault(
   error: unknown,
-): { readonly index: number; readonly code: unknown; readonly inserted: number } | undefined {
+):
+  | { readonly index: number; readonly code: unknown; readonly words: string; readonly inserted: number }
+  | undefined {
   if (!(error instanceof MongoBulkWriteError)) return undefined;
   const [fault] = [error.writeErrors].flat();
   if (fault === undefined || error.result.getWriteConcernError() !== undefined) return undefined;
-  return { index: fault.index, code: fault.code, inserted: error.result.insertedCount };
+  const { index, code, errmsg = "" } = fault;
+  return { index, code, words: errmsg, inserted: error.result.insertedCount };
 }
 
 const refusedUnknown = (cause: unknown): AppendResult => ({

@@ -42,11 +42,13 @@ export const ANY_TIME = {
   $lte: new Date("9999-12-31T23:59:59.999Z"),
 };
 
+export const ROOM_SEQ = "room_seq";
+
 // The numbering of rooms and harmless retries rest on the first two: without them nothing may be appended. Both filters are
 // of the kind that every server both accepts in an index and recognises in a query ($exists and $type are not).
 export const INDEXES: IndexDescription[] = [
   {
-    name: "room_seq",
+    name: ROOM_SEQ,
     key: { room: 1, seq: 1 },
     unique: true,
     partialFilterExpression: { seq: NUMBERED },
