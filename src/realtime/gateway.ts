@@ -125,7 +125,7 @@ export function attachGateway(gateway: GatewayOptions): void {
       const last = args.at(-1);
       const ack = typeof last === "function" ? (last as Ack) : undefined;
       const payload = ack !== undefined && args.length === 1 ? undefined : args[0];
-      const event = String(name).slice(0, LIMITS.eventNameCharsMax);
+      const event = String(name).slice(0, LIMITS.eventNameCharsMax).toWellFormed();
       try {
         receive(gateway, connection, { event, act: actOf(gateway, event, payload), ack });
       } catch (thrown) {
