@@ -158,9 +158,9 @@ describe("the README", () => {
     test(`shows ${example} as it is`, async () => {
       const readme = await Bun.file(join(ROOT, "README.md")).text();
       // The first block after the words that name the file.
-      const block = new RegExp(`${example.replaceAll(".", "\\.")}[^]*?\`\`\`\\w+\\n([^]*?)\`\`\``).exec(
-        readme,
-      )?.[1];
+      const block = new RegExp(
+        `${example.replaceAll(".", "\\.")}[\\s\\S]*?\`\`\`\\w+\\n([\\s\\S]*?)\`\`\``,
+      ).exec(readme)?.[1];
       expect(block).toBe(await Bun.file(join(ROOT, example)).text());
     });
   }

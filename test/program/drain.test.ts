@@ -1,6 +1,6 @@
 /** How the program ends: at SIGTERM and SIGINT in order, at a second signal at once, at the deadline in any case. */
 
-import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { connectMember, type Member, readRoom } from "../fixture/member.ts";
@@ -11,7 +11,8 @@ import { slowDisk } from "../fixture/slow-disk.ts";
 setDefaultTimeout(30_000);
 
 const undo: (() => unknown)[] = [];
-afterEach(async () => {
+// Each test waits more than it works, so they run side by side and are cleared away together.
+afterAll(async () => {
   for (const step of undo.splice(0).reverse()) await step();
 });
 
@@ -57,7 +58,7 @@ const handshake = (url: string) => fetch(`${url}/socket.io/?EIO=4&transport=poll
 
 describe("the program's end", () => {
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
-    test(`at ${signal} is clean: exit 0, and the store is one file`, async () => {
+    test.concurrent(`at ${signal} is clean: exit 0, and the store is one file`, async () => {
       const cwd = await folder();
       const program = await start({ cwd, env: { DRAIN_MS: "0" } });
       const ana = await member(program.url);
@@ -71,7 +72,7 @@ describe("the program's end", () => {
     });
   }
 
-  test("waits for the sends in flight: they are stored, delivered and acked", async () => {
+  test.concurrent("waits for the sends in flight: they are stored, delivered and acked", async () => {
     const cwd = await folder();
     const gate = join(cwd, "gate");
     const program = await start({ cwd, env: { DRAIN_MS: "0", ...(await slowDisk({ gate })) } });
@@ -85,6 +86,12 @@ describe("the program's end", () => {
     );
     // The server answers a connection in order: the refusal of a later event says that the sends have been taken.
     await ana.socket.emitWithAck("leave_room", { room: "elsewhere" });
+    const posting = fetch(`${program.url}/rooms/lobby/messages`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({ user_id: "cy", message: "posted" }),
+    });
+    await fetch(`${program.url}/livez`);
     const draining = program.line(/"event":"draining"/);
     const partedFrom = partings([ana, ben]);
     const ended = program.end();
@@ -104,17 +111,19 @@ describe("the program's end", () => {
     await rm(gate);
     const acks = await Promise.all(sends);
     expect<unknown[]>(acks.map((ack) => (ack.ok ? ack.seq : null))).toEqual(numbers(20));
+    expect((await posting).status).toBe(201);
     expect(await ended).toBe(0);
     for (const parting of partedFrom) expect((await parting).reason).toBe("transport close");
-    expect<unknown[]>(ben.live.map(({ seq }) => seq)).toEqual(numbers(20));
+    expect<unknown[]>(ben.live.map(({ seq }) => seq)).toEqual(numbers(21));
 
     const next = await start({ cwd });
-    expect((await readRoom(next.url, "lobby")).map(({ message }) => message)).toEqual(
-      Array.from({ length: 20 }, (_, n) => `m${n}`),
-    );
+    expect((await readRoom(next.url, "lobby")).map(({ message }) => message)).toEqual([
+      ...Array.from({ length: 20 }, (_, n) => `m${n}`),
+      "posted",
+    ]);
   });
 
-  test("lets connections go one after the other over DRAIN_MS, each to come back", async () => {
+  test.concurrent("lets connections go one after the other over DRAIN_MS, each to come back", async () => {
     const drainMs = 1_000;
     const program = await start({ cwd: await folder(), env: { DRAIN_MS: String(drainMs) } });
     const members = await Promise.all([
@@ -141,7 +150,7 @@ describe("the program's end", () => {
     expect(Math.max(...gaps)).toBeLessThan(drainMs * 0.5);
   });
 
-  test("at a second signal is at once, exit 1", async () => {
+  test.concurrent("at a second signal is at once, exit 1", async () => {
     const program = await start({ cwd: await folder(), env: { DRAIN_MS: "60000" } });
     const [ana, ben] = [await member(program.url), await member(program.url)];
     const draining = program.line(/"event":"draining"/);
@@ -153,7 +162,7 @@ describe("the program's end", () => {
     expect(performance.now() - began).toBeLessThan(2_000);
   });
 
-  test("comes at DRAIN_MS and 5 s, whatever hangs", async () => {
+  test.concurrent("comes at DRAIN_MS and 5 s, whatever hangs", async () => {
     // Side by side: both take their five seconds.
     await Promise.all([endWhileDiskHangs(), ...(ownServers ? [endWhileMongoHangs()] : [])]);
   });
