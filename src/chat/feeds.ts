@@ -37,7 +37,7 @@ export interface Feeds {
   };
   /** Keeps the feed alive as long as the room has members. */
   setOccupied(room: RoomName, occupied: boolean): void;
-  /** Looks for messages that nobody was told of, in these rooms, at the next beat. */
+  /** Looks for messages that nobody was told of, in these rooms, at the next beats. */
   doubt(rooms: Iterable<RoomName>): void;
   /** Asks the store for the heads of the rooms in doubt, and of all rooms where others write too. */
   beat(): Promise<void>;
@@ -63,11 +63,18 @@ interface State {
   target: Seq;
 }
 
+/**
+ * Beats for which a room stays in doubt: what a store was too slow to confirm may still land after it was given up, once
+ * the disk or the network goes on. What lands later yet is found by the next message's number.
+ */
+const DOUBT_BEATS = Math.ceil((2 * LIMITS.storeTimeoutMs) / LIMITS.headPollMs);
+
 const CATCH_UP = { messagesMax: LIMITS.catchUpMessagesMax, textBytesMax: LIMITS.catchUpBytesMax };
 
 export function createFeeds({ repository, deliver, log, metrics }: FeedsOptions): Feeds {
   const feeds = new Map<RoomName, State>();
-  const doubtful = new Set<RoomName>();
+  /** Rooms in doubt, and for how many more beats. */
+  const doubtful = new Map<RoomName, number>();
 
   function tell(feed: State, messages: readonly Message[]): void {
     const last = messages.at(-1);
@@ -112,7 +119,7 @@ export function createFeeds({ repository, deliver, log, metrics }: FeedsOptions)
     if (feed.pending.length === 0 || feed.catchingUp !== null) return;
     advance(feed, feed.target).catch((error) => {
       log.warn("room_gap_unread", { room: feed.room, error });
-      doubtful.add(feed.room);
+      doubtful.set(feed.room, DOUBT_BEATS);
     });
   }
 
@@ -237,12 +244,15 @@ export function createFeeds({ repository, deliver, log, metrics }: FeedsOptions)
     },
 
     doubt(rooms) {
-      for (const room of rooms) doubtful.add(room);
+      for (const room of rooms) doubtful.set(room, DOUBT_BEATS);
     },
 
     async beat() {
-      const asked = repository.shared ? [...feeds.keys()] : [...doubtful].filter((room) => feeds.has(room));
-      doubtful.clear();
+      for (const [room, beats] of doubtful) {
+        if (beats > 0 && feeds.has(room)) doubtful.set(room, beats - 1);
+        else doubtful.delete(room);
+      }
+      const asked = repository.shared ? [...feeds.keys()] : [...doubtful.keys()];
       for (let from = 0; from < asked.length; from += LIMITS.headPollRoomsMax) {
         const rooms = asked.slice(from, from + LIMITS.headPollRoomsMax);
         const before = rooms.map((room) => feeds.get(room)?.delivered ?? null);
@@ -252,7 +262,7 @@ export function createFeeds({ repository, deliver, log, metrics }: FeedsOptions)
             rooms.map((room, index) => compare(room, heads[index] as Seq, before[index] ?? null)),
           );
         } catch (error) {
-          for (const room of rooms) doubtful.add(room);
+          for (const room of rooms) doubtful.set(room, DOUBT_BEATS);
           log.debug("room_heads_unknown", { rooms: rooms.length, error });
         }
       }

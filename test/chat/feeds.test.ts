@@ -168,6 +168,20 @@ describe("beat", () => {
     expect(lobby.told).toEqual([1, 2]);
   });
 
+  test("finds what lands only after the store was given up", async () => {
+    await using lobby = await occupied();
+    const { repository, feeds, told } = lobby;
+    feeds.doubt([LOBBY]);
+    await feeds.beat();
+    await append(repository, 1);
+    await feeds.beat();
+    expect(told).toEqual([1]);
+    for (const _ of range(1, (2 * LIMITS.storeTimeoutMs) / LIMITS.headPollMs)) await feeds.beat();
+    await append(repository, 1);
+    await feeds.beat();
+    expect(told).toEqual([1]);
+  });
+
   test("begins anew when the store went back", async () => {
     await using lobby = await occupied({ shared: true });
     const { repository, feeds, told } = lobby;
