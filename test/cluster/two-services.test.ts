@@ -2,6 +2,7 @@
 
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { range, seqsOf } from "../contract/conversation.ts";
+import { comeAndGo } from "../contract/coming-and-going.ts";
 import { type Answer, bunClient, type Link } from "../contract/links.ts";
 import { type Program, startProgram } from "../fixture/program.ts";
 import { mongoStore, type TestStore } from "../fixture/stores.ts";
@@ -72,6 +73,24 @@ test("writes from both at once make one order, which the members of either see",
     }
     await Promise.all(members.map((link) => link.close()));
   }
+});
+
+test("members that come and go at either while both write see every number once", async () => {
+  const room = Bun.randomUUIDv7();
+  const rounds = 8;
+  const comers = [first, second].flatMap(({ url }, at) =>
+    (["websocket", "polling", "upgrade"] as const).map((transport, index) => ({
+      url,
+      connect: () => client.connect(url, transport),
+      isFresh: (round: number) => (round + at + index) % 4 === 0,
+    })),
+  );
+  const writers = [first, second].map(
+    ({ url }) =>
+      () =>
+        client.connect(url, "websocket"),
+  );
+  expect(await comeAndGo({ room, rounds, comers, writers })).toBeGreaterThan(rounds);
 });
 
 test("a lone message reaches the other's members within two seconds, and its joins at once", async () => {

@@ -25,6 +25,8 @@ export interface Link {
   next(name: string): Promise<Answer>;
   /** As many of them. */
   take(name: string, count: number): Promise<Answer[]>;
+  /** Resolves once that is true of everything so far. */
+  until(is: (heard: readonly Heard[]) => boolean): Promise<void>;
   /** Everything so far. */
   readonly heard: readonly Heard[];
   /** Resolves once everything that the server has sent to this connection by now is in `heard`. */
@@ -109,6 +111,10 @@ function createLink(link: number, staysPolling: boolean, send: (command: Command
   }
   const next = (name: string) => inTime(soon(name), name);
 
+  async function come(is: (heard: readonly Heard[]) => boolean): Promise<void> {
+    while (!is(heard)) await new Promise<void>((wake) => watchers.push(wake));
+  }
+
   return {
     hear,
     opened: opened.promise,
@@ -118,6 +124,7 @@ function createLink(link: number, staysPolling: boolean, send: (command: Command
     call,
     tell: (event, ...args) => send({ op: "emit", link, event, args, ack: null }),
     next,
+    until: (is) => inTime(come(is), "end of the waiting"),
     async take(name, count) {
       const taken: Answer[] = [];
       while (taken.length < count) taken.push(await next(name));
