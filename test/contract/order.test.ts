@@ -4,13 +4,21 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { startTestService, type TestService } from "../fixture/service.ts";
 import { STORES, type TestStore } from "../fixture/stores.ts";
 import { live, range, refused, seqsOf } from "./conversation.ts";
-import { type Answer, bunClient, type Link } from "./links.ts";
+import { type Answer, bunClient, type Link, nodeClient, pythonClient, type StockClient } from "./links.ts";
 import type { Transport } from "./stock-client.ts";
 
 setDefaultTimeout(30_000);
 
 const MIXED: readonly Transport[] = ["websocket", "polling", "upgrade", "websocket"];
 const client = bunClient();
+let others: readonly StockClient[];
+
+beforeAll(async () => {
+  others = await Promise.all([nodeClient(), pythonClient()]);
+});
+afterAll(async () => {
+  await Promise.all(others.map((other) => other.end()));
+});
 
 for (const { kind, open } of STORES) {
   describe(`on ${kind}`, () => {
@@ -26,10 +34,10 @@ for (const { kind, open } of STORES) {
     });
 
     const connect = (transport: Transport) => client.connect(started.url, transport);
-    const members = (room: string, transports: readonly Transport[]) =>
+    const members = (room: string, transports: readonly Transport[], by: StockClient = client) =>
       Promise.all(
         transports.map(async (transport) => {
-          const link = await connect(transport);
+          const link = await by.connect(started.url, transport);
           expect(await link.call("join_room", room)).toMatchObject({ ok: true });
           return link;
         }),
@@ -39,7 +47,9 @@ for (const { kind, open } of STORES) {
     test("400 messages from 4 senders at once reach every member in the same order, without a hole", async () => {
       const room = Bun.randomUUIDv7();
       const senders = await members(room, MIXED);
-      const listeners = await members(room, MIXED);
+      const listeners = (
+        await Promise.all([client, ...others].map((by) => members(room, MIXED.slice(0, 3), by)))
+      ).flat();
       const acks = await Promise.all(
         senders.map((link, sender) =>
           Promise.all(
