@@ -61,6 +61,8 @@ interface State {
   occupied: boolean;
   catchingUp: Promise<void> | null;
   target: Seq;
+  /** The last beat saw the store behind what was delivered. */
+  ahead: boolean;
 }
 
 /**
@@ -174,7 +176,12 @@ export function createFeeds({ repository, deliver, log, metrics }: FeedsOptions)
     const feed = feeds.get(room);
     if (feed === undefined || feed.delivered === null) return;
     if (head > feed.delivered) await advance(feed, head);
-    if (before === null || head >= before || feed.epoch === null) return;
+    const wasAhead = feed.ahead;
+    feed.ahead = before !== null && head < before;
+    // A server that was just elected may for a moment know less than its predecessor had confirmed: once is no proof, and
+    // to begin anew would tell everyone everything again.
+    if (!feed.ahead || !wasAhead || feed.epoch === null) return;
+    feed.ahead = false;
     log.warn("room_went_back", { room, delivered: before, head });
     begin(feed, { seq: head, epoch: feed.epoch });
   }
@@ -195,6 +202,7 @@ export function createFeeds({ repository, deliver, log, metrics }: FeedsOptions)
       occupied: false,
       catchingUp: null,
       target: 0 as Seq,
+      ahead: false,
     };
     feeds.set(room, made);
     return made;

@@ -182,19 +182,28 @@ describe("beat", () => {
     expect(told).toEqual([1]);
   });
 
-  test("begins anew when the store went back", async () => {
+  test("begins anew when the store went back and stays there, and not when it only looked so", async () => {
     await using lobby = await occupied({ shared: true });
     const { repository, feeds, told } = lobby;
-    feeds.accept(await append(repository, 5));
-    await using other = await scratch();
-    const older = await openSqlite(other.path);
+    await using here = await scratch();
+    await using there = await scratch();
+    const [newer, older] = [await openSqlite(here.path), await openSqlite(there.path)];
     await older.append(drafts("lobby", 2));
-    const former = repository.close;
-    await former();
+    await repository.close();
+    repository.replace(newer);
+    feeds.accept(await append(repository, 5));
     repository.replace(older);
     await feeds.beat();
+    repository.replace(newer);
+    await feeds.beat();
     feeds.accept(await append(repository, 1));
-    expect(told).toEqual([1, 2, 3, 4, 5, 3]);
+    expect(told).toEqual(range(1, 6));
+    repository.replace(older);
+    await feeds.beat();
+    await feeds.beat();
+    feeds.accept(await append(repository, 1));
+    expect(told).toEqual([...range(1, 6), 3]);
+    await newer.close();
   });
 });
 
