@@ -30,6 +30,10 @@ export interface Verdict {
   readonly scenario: string;
   readonly against: ContenderName;
   readonly ratio: Spread;
+  /** The same ratio in work for each unit of CPU: what others do on the machine moves it less. */
+  readonly perCpu: number | null;
+  /** Whether others took enough of the cores for `ratio` to mean little. */
+  readonly disturbed: boolean;
   readonly atLeast: number;
   readonly met: boolean;
 }
@@ -41,6 +45,9 @@ export interface ScenarioReport {
   /** Losses, repeats, order faults, refusals: any of them makes the bench fail. */
   readonly faults: readonly string[];
 }
+
+/** More than so many cores' work of others disturbs a measurement on few cores. */
+const DISTURBED_CORES = 0.1;
 
 const perSecond = (scenario: Scenario, run: Run) => run[scenario.unit] / run.seconds;
 const cpuMicros = (scenario: Scenario, run: Run) =>
@@ -86,9 +93,13 @@ export function reportOn(scenario: Scenario, runs: readonly Run[]): ScenarioRepo
   });
 
   const verdicts = scenario.bounds.flatMap(({ against, atLeast }): Verdict[] => {
-    const ratio = rows.find(({ contender }) => contender === against)?.oursBy?.perSecond;
-    if (ratio === undefined) return [];
-    return [{ scenario: scenario.name, against, ratio, atLeast, met: ratio.median >= atLeast }];
+    const row = rows.find(({ contender }) => contender === against);
+    if (row === undefined || row.oursBy === null) return [];
+    const { perSecond: ratio, perCpu } = row.oursBy;
+    const ours = rows.find(({ contender }) => contender === "ours");
+    const disturbed = [row, ours].some((one) => (one?.othersShare ?? 0) > DISTURBED_CORES);
+    const met = ratio.median >= atLeast;
+    return [{ scenario: scenario.name, against, ratio, perCpu, disturbed, atLeast, met }];
   });
 
   const faults = runs.flatMap((run) => {
@@ -154,7 +165,7 @@ export function showScenario({ scenario, rows }: ScenarioReport): string {
     orDash(row.serverShare, 2),
     // Near a whole core, the generator is what was measured.
     `${row.generatorShare.toFixed(2)}${row.generatorShare > 0.9 ? " (!)" : ""}`,
-    `${orDash(row.othersShare, 2)}${(row.othersShare ?? 0) > 0.1 ? " (!)" : ""}`,
+    `${orDash(row.othersShare, 2)}${(row.othersShare ?? 0) > DISTURBED_CORES ? " (!)" : ""}`,
     row.deliveryBytes.toFixed(0),
     orDash(row.serverBytes === null ? null : row.serverBytes / 1e6, 0),
   ]);
@@ -163,13 +174,14 @@ export function showScenario({ scenario, rows }: ScenarioReport): string {
 
 export function showVerdicts(reports: readonly ScenarioReport[]): string {
   const verdicts = reports.flatMap((report) => report.verdicts);
-  const rows = verdicts.map(({ scenario, against, ratio, atLeast, met }) => [
+  const rows = verdicts.map(({ scenario, against, ratio, perCpu, disturbed, atLeast, met }) => [
     `${scenario}: ours by ${against}`,
     inRange(ratio),
+    orDash(perCpu, 2),
     `at least ${atLeast}`,
-    met ? "met" : "MISSED",
+    `${met ? "met" : "MISSED"}${disturbed ? " (disturbed)" : ""}`,
   ]);
-  return table([["bound", "median ratio of rounds", "asked", ""], ...rows]);
+  return table([["bound", "median ratio of rounds", "by CPU", "asked", ""], ...rows]);
 }
 
 export function showContenders(names: readonly ContenderName[]): string {

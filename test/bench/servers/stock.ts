@@ -22,6 +22,7 @@ const stock = createStockIo();
 const commits = createCommits({
   repository,
   bus: { publish: stock.deliver },
+  monotonicNow: () => performance.now(),
   log,
   metrics: createMetrics(),
   onUnknownOutcome() {},
