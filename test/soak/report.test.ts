@@ -31,7 +31,7 @@ describe("judge", () => {
     ["memory", moments((at) => ({ residentBytes: 90e6 + (at * 120e6) / 3_600 })), idle, /^memory grows/],
     ["descriptors", moments((at) => ({ descriptors: 40 + Math.floor(at / 30) })), idle, /^descriptors grow/],
     ["the log", moments((at) => ({ walBytes: at * 1e5 })), idle, /^the write-ahead log/],
-    ["latency", moments((at) => ({ acks: [1 + at / 60] })), idle, /^ack p50 went/],
+    ["latency", moments((at) => ({ acks: [at < 800 ? 1 : 20] })), idle, /^ack p50 went/],
     ["what is left open", moments(), { ...idle, descriptors: 60 }, /^descriptors: 24 before, 60/],
     ["what is left running", moments(), { ...idle, threads: 20 }, /^threads: 10 before, 20/],
     ["timers", moments(), { ...idle, waitsPerSecond: 200 }, /^timers: woken 10 times/],
