@@ -1,0 +1,93 @@
+/** The judgement after a plan: the histories, read over HTTP, against everything that was acked and shown. */
+
+import { readRoom, type WireMessage } from "../fixture/member.ts";
+import { fingerprint, label, type Ledger } from "./ledger.ts";
+
+export async function judge(ledger: Ledger, url: string, rooms: readonly string[]): Promise<void> {
+  const { said, sightings, emissions, violated } = ledger;
+  const stored = new Map<string, WireMessage>();
+  const histories = new Map<string, WireMessage[]>();
+  for (const room of rooms) {
+    const history = await readRoom(url, room);
+    histories.set(room, history);
+    for (const [index, message] of history.entries()) {
+      if (message.seq !== index + 1) violated("hole", `${room} has ${message.seq} at place ${index + 1}`);
+      const former = stored.get(message.message);
+      if (former !== undefined)
+        violated("twice", `"${label(message.message)}" is stored as ${former.seq} and ${message.seq}`);
+      stored.set(message.message, message);
+      if (!said.has(message.message))
+        violated("unsaid", `${room} holds "${label(message.message)}", which nobody said`);
+    }
+  }
+
+  for (const entry of said.values()) {
+    const name = `"${label(entry.text)}"`;
+    const found = stored.get(entry.text);
+    if (entry.acked !== null) {
+      const { id, seq } = entry.acked;
+      if (found === undefined) violated("lost", `${name} was acked as ${seq} and is not there`);
+      else if (found.id !== id || found.seq !== seq || found.user_id !== entry.userId)
+        violated("lost", `${name} was acked as ${seq} (${id}) and is there as ${found.seq} (${found.id})`);
+    } else if (entry.mustRefuse !== null) {
+      if (found !== undefined) violated("refused yet stored", `${name} is stored: ${entry.mustRefuse}`);
+    } else if (entry.unknowns === 0 && found !== undefined) {
+      violated("refused yet stored", `${name} was refused for sure and is stored as ${found.seq}`);
+    }
+  }
+
+  for (const { member, room, start, shown } of sightings) {
+    const history = (histories.get(room) ?? []).slice(start).map(fingerprint);
+    if (shown.length < history.length)
+      violated("missed", `${member} was shown ${shown.length} of ${history.length} messages of ${room}`);
+    const different = shown.findIndex((print, index) => print !== history[index]);
+    if (different >= 0)
+      violated(
+        "unsaid",
+        `${member} was shown in ${room}: ${shown[different]}, and history has: ${history[different]}`,
+      );
+  }
+
+  for (const [key, places] of emissions) {
+    const ordered = places.toSorted((a, b) => a.order - b.order);
+    for (const [index, { seq }] of ordered.entries()) {
+      const former = ordered[index - 1];
+      if (former !== undefined && former.seq >= seq)
+        violated("reordered", `${key}: ${seq} was emitted after ${former.seq}`);
+    }
+  }
+
+  await judgeUsers(ledger, url, histories);
+}
+
+/** A walk through each user's history sees each of its messages once. */
+async function judgeUsers(
+  { violated }: Ledger,
+  url: string,
+  histories: ReadonlyMap<string, readonly WireMessage[]>,
+): Promise<void> {
+  const byUser = new Map<string, Set<string>>();
+  for (const history of histories.values()) {
+    for (const { user_id, id } of history) {
+      const ids = byUser.get(user_id);
+      if (ids === undefined) byUser.set(user_id, new Set([id]));
+      else ids.add(id);
+    }
+  }
+  for (const [user, ids] of byUser) {
+    const met = new Set<string>();
+    let cursor = "";
+    do {
+      const response = await fetch(`${url}/messages/${encodeURIComponent(user)}?limit=200${cursor}`);
+      if (!response.ok) throw new Error(`the history of ${user} answered ${response.status}`);
+      const page = (await response.json()) as { messages: WireMessage[]; next_cursor: string | null };
+      for (const { id } of page.messages) {
+        if (met.has(id)) violated("twice", `the history of ${user} shows ${id} twice`);
+        met.add(id);
+      }
+      cursor = page.next_cursor === null ? "" : `&cursor=${encodeURIComponent(page.next_cursor)}`;
+    } while (cursor !== "");
+    if (met.size !== ids.size || [...ids].some((id) => !met.has(id)))
+      violated("missed", `the history of ${user} shows ${met.size} of ${ids.size} messages`);
+  }
+}

@@ -1,0 +1,184 @@
+/**
+ * What the world outside the service knows: what was said and answered, and what each member was shown. It knows nothing
+ * of how the service works, and notes at once what no honest service can do.
+ */
+
+import type { WireMessage } from "../fixture/member.ts";
+import type { Watch } from "./watch.ts";
+
+export type ViolationKind =
+  | "lost" // acked, and not there as it was acked
+  | "twice" // stored or shown more than once
+  | "reordered"
+  | "hole"
+  | "unsaid" // shown, and not in the history
+  | "missed" // in the history, and not shown to a member
+  | "early" // acked or shown before it was on disk
+  | "refused yet stored"
+  | "wrong answer"
+  | "unanswered"
+  | "slow to recover"
+  | "stuck"
+  | "ended";
+
+export interface Violation {
+  readonly kind: ViolationKind;
+  readonly what: string;
+}
+
+/** One message that somebody wants to say. */
+export interface Said {
+  readonly room: string;
+  readonly userId: string;
+  /** Unique: by it a message is known again. */
+  readonly text: string;
+  /** Without one it is sent only once. */
+  readonly clientId: string | null;
+  /** The service must refuse it for good, with this code. */
+  readonly mustRefuse: string | null;
+  readonly firstSentAt: number;
+  /** Answers that leave open whether it was stored, a broken connection included. */
+  unknowns: number;
+  acked: { readonly id: string; readonly seq: number } | null;
+}
+
+export type Answer =
+  | { readonly kind: "acked"; readonly id: string; readonly seq: number; readonly duplicate: boolean }
+  | {
+      readonly kind: "refused";
+      readonly code: string;
+      readonly retryable: boolean;
+      readonly retryAfterMs: number;
+    }
+  | { readonly kind: "broken" };
+
+/** The codes after which a message may or may not be stored. */
+const UNKNOWN_CODES = new Set(["storage_unavailable", "internal"]);
+
+/** What is compared of a message, in one line. */
+export const fingerprint = ({ id, seq, user_id, message, timestamp, received_at }: WireMessage) =>
+  `${seq} ${id} ${user_id} ${timestamp} ${received_at} ${Bun.hash(message).toString(36)}`;
+
+/** What one member was shown of one room: everything from the number after `start`, if the service is honest. */
+export interface Sightings {
+  readonly member: string;
+  readonly room: string;
+  start: number;
+  readonly shown: string[];
+  readonly last: number;
+}
+
+export type Ledger = ReturnType<typeof createLedger>;
+
+export function createLedger(watch: Watch) {
+  const said = new Map<string, Said>();
+  const violations: Violation[] = [];
+  const sightings: (Sightings & { last: number })[] = [];
+  const refusals = new Map<string, number>();
+  /** Numbers that one connection's sends got, by the order of their emission. */
+  const emissions = new Map<string, { readonly order: number; readonly seq: number }[]>();
+  /** Since when no sync of the disk ends; null while they do. */
+  let gateFrom: number | null = null;
+  let acks = 0;
+
+  const violated = (kind: ViolationKind, what: string) => {
+    if (violations.filter((other) => other.kind === kind).length < 5) violations.push({ kind, what });
+    watch.changed();
+  };
+
+  const early = (entry: Said, done: string) => {
+    if (gateFrom !== null && entry.firstSentAt > gateFrom)
+      violated("early", `"${label(entry.text)}" was ${done} while no sync ended`);
+  };
+
+  return {
+    violations,
+    said,
+    sightings,
+    refusals,
+    emissions,
+    violated,
+    acks: () => acks,
+    delivered: () => sightings.reduce((sum, { shown }) => sum + shown.length, 0),
+
+    /** From now on nothing that is sent can reach the disk. */
+    gateDisk(closed: boolean) {
+      gateFrom = closed ? performance.now() : null;
+    },
+
+    speak(draft: Pick<Said, "room" | "userId" | "text" | "clientId" | "mustRefuse">): Said {
+      const entry: Said = { ...draft, firstSentAt: performance.now(), unknowns: 0, acked: null };
+      said.set(entry.text, entry);
+      return entry;
+    },
+
+    /** @param emission the connection it was sent by, and its place among what that connection sent */
+    answered(
+      entry: Said,
+      answer: Answer,
+      emission?: { readonly connection: string; readonly order: number },
+    ): void {
+      const name = `"${label(entry.text)}"`;
+      if (answer.kind === "broken") entry.unknowns += 1;
+      if (answer.kind === "refused") {
+        refusals.set(answer.code, (refusals.get(answer.code) ?? 0) + 1);
+        if (UNKNOWN_CODES.has(answer.code)) {
+          entry.unknowns += 1;
+          if (!answer.retryable)
+            violated("wrong answer", `${name} has an unknown outcome (${answer.code}) that is not retryable`);
+        } else if (!answer.retryable && answer.code !== entry.mustRefuse)
+          violated("wrong answer", `${name} was refused for good: ${answer.code}`);
+      }
+      if (answer.kind === "acked") {
+        acks += 1;
+        const { id, seq, duplicate } = answer;
+        if (entry.mustRefuse !== null)
+          violated("wrong answer", `${name} was acked instead of refused: ${entry.mustRefuse}`);
+        if (entry.acked !== null && (entry.acked.id !== id || entry.acked.seq !== seq))
+          violated("twice", `${name} was acked as ${entry.acked.seq} and as ${seq}`);
+        if (entry.acked !== null && !duplicate)
+          violated("twice", `${name} was acked as new again, at ${seq}`);
+        if (entry.acked === null && duplicate && entry.unknowns === 0)
+          violated("wrong answer", `${name} was called a duplicate when it was first sent`);
+        entry.acked ??= { id, seq };
+        early(entry, "acked");
+        if (emission !== undefined && !duplicate) {
+          const key = `${emission.connection} ${entry.room}`;
+          const known = emissions.get(key);
+          const place = { order: emission.order, seq };
+          if (known === undefined) emissions.set(key, [place]);
+          else known.push(place);
+        }
+      }
+      watch.changed();
+    },
+
+    /** A member that begins to be shown a room. */
+    sight(member: string, room: string, start: number) {
+      const seen: Sightings & { last: number } = { member, room, start, shown: [], last: start };
+      sightings.push(seen);
+      return {
+        seen,
+        /** The member is shown this message, live, replayed or read on. */
+        show(message: WireMessage): void {
+          const seq = message.seq ?? 0;
+          if (seq > seen.last + 1)
+            violated("hole", `${member} was shown ${seq} after ${seen.last} in ${room}`);
+          else if (seq === seen.last) violated("twice", `${member} was shown ${seq} twice in ${room}`);
+          else if (seq < seen.last)
+            violated("reordered", `${member} was shown ${seq} after ${seen.last} in ${room}`);
+          seen.last = seq;
+          seen.shown.push(fingerprint(message));
+          const entry = said.get(message.message);
+          if (entry === undefined)
+            violated("unsaid", `${member} was shown "${label(message.message)}", which nobody said`);
+          else early(entry, `shown to ${member}`);
+          watch.changed();
+        },
+      };
+    },
+  };
+}
+
+/** Enough of a text to know it by. */
+export const label = (text: string) => text.slice(0, 40).trim();

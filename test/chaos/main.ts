@@ -1,0 +1,175 @@
+/**
+ * Chaos: drives the real program through faults and judges it from outside. Every fault alone on every store that can have
+ * it, then random mixes from one printed seed; what fails is made smaller and printed. Exit 1 on any violation.
+ */
+
+import { writeFile } from "node:fs/promises";
+import { parseArgs } from "node:util";
+import { FROM_SOURCE } from "../fixture/program.ts";
+import { type Database, openDatabase } from "./database.ts";
+import { FAULT_NAMES, type FaultName, type StoreKind } from "./faults.ts";
+import { openMachines } from "./machine.ts";
+import { alone, faultsOf, mix, type Plan, smaller, summary } from "./plan.ts";
+import { type Outcome, play } from "./play.ts";
+import type { StageOptions } from "./stage.ts";
+
+const USAGE = `bun run chaos [options]
+  --seed N        of all plans; printed when it is left out
+  --mixes N       random mixes after the faults alone (default 8)
+  --minutes N     go on with mixes for so long
+  --store KIND    sqlite or mongodb only
+  --only FAULT    this fault alone, no mixes: ${FAULT_NAMES.join(", ")}
+  --no-alone      mixes only
+  --storm N       clients of a reconnect storm (default 120)
+  --plan JSON     this plan only, as it was printed
+  --json FILE     write the report there
+  --no-shrink     print a plan that failed as it is`;
+
+const { values } = parseArgs({
+  options: {
+    seed: { type: "string" },
+    mixes: { type: "string", default: "8" },
+    minutes: { type: "string", default: "0" },
+    store: { type: "string" },
+    only: { type: "string" },
+    alone: { type: "boolean", default: true },
+    storm: { type: "string", default: "120" },
+    plan: { type: "string" },
+    json: { type: "string" },
+    shrink: { type: "boolean", default: true },
+    help: { type: "boolean", default: false },
+  },
+  allowNegative: true,
+});
+if (values.help) {
+  console.log(USAGE);
+  process.exit(0);
+}
+
+const STORES: readonly StoreKind[] = ["sqlite", "mongodb"];
+/** Plans that are tried to make one smaller, and how often each: a fault that needs luck must get its chance. */
+const SHRINK_TRIES_MAX = 24;
+const TRIES_EACH = 2;
+
+const wrong = (line: string): never => {
+  console.error(`${line}\n${USAGE}`);
+  process.exit(2);
+};
+const seed = Number(values.seed ?? Math.floor(Math.random() * 2 ** 31));
+const stores = STORES.filter((store) => values.store === undefined || values.store === store);
+if (stores.length === 0) wrong(`--store ${values.store} is unknown`);
+if (values.only !== undefined && !FAULT_NAMES.includes(values.only as FaultName))
+  wrong(`--only ${values.only} is unknown`);
+if (![seed, Number(values.mixes), Number(values.minutes), Number(values.storm)].every(Number.isFinite))
+  wrong("a number is no number");
+
+const began = performance.now();
+const minutesUp = () => performance.now() - began >= 60_000 * Number(values.minutes);
+
+/** The plans of one store, in order; the mixes go on while there is time. */
+function* plansOf(store: StoreKind): Generator<Plan> {
+  if (values.plan !== undefined) {
+    const plan = JSON.parse(values.plan) as Plan;
+    if (plan.store === store) yield plan;
+    return;
+  }
+  if (values.alone) {
+    for (const [index, fault] of faultsOf(store).entries()) {
+      if (values.only === undefined || values.only === fault) yield alone(store, fault, seed + index);
+    }
+  }
+  if (values.only !== undefined) return;
+  // Both stores share the number that was asked for.
+  const share = Math.ceil((Number(values.mixes) - STORES.indexOf(store)) / stores.length);
+  for (let n = 0; n < share || !minutesUp(); n += 1)
+    yield mix(store, seed + 1_000 * (n + 1) + STORES.indexOf(store));
+}
+
+const outcomes: Outcome[] = [];
+
+function tell({
+  plan,
+  seconds,
+  acked,
+  delivered,
+  recoveriesMs,
+  slowDisconnected,
+  violations,
+}: Outcome): void {
+  const recovered = recoveriesMs.map((ms) => Math.round(ms)).join(", ");
+  const slow = slowDisconnected > 0 ? `, ${slowDisconnected} slow readers disconnected` : "";
+  console.log(
+    `${violations.length === 0 ? "kept " : "BROKE"} ${summary(plan)} | ${seconds.toFixed(1)} s, ${acked} acked, ${delivered} delivered, recovered in ${recovered} ms${slow}`,
+  );
+  for (const { kind, what } of violations) console.log(`      ${kind}: ${what}`);
+}
+
+/** The smallest plan found that fails in the same way, with what it did. */
+async function shrink(outcome: Outcome, options: StageOptions): Promise<Outcome> {
+  const kinds = new Set(outcome.violations.map(({ kind }) => kind));
+  let smallest = outcome;
+  let tries = 0;
+  const failsToo = async (plan: Plan): Promise<Outcome | undefined> => {
+    for (let n = 0; n < TRIES_EACH && tries < SHRINK_TRIES_MAX; n += 1) {
+      tries += 1;
+      const tried = await play(plan, options);
+      if (tried.violations.some(({ kind }) => kinds.has(kind))) return tried;
+    }
+    return undefined;
+  };
+  const step = async (): Promise<boolean> => {
+    for (const plan of smaller(smallest.plan)) {
+      const failed = await failsToo(plan);
+      if (failed === undefined) continue;
+      smallest = failed;
+      return true;
+    }
+    return false;
+  };
+  while (tries < SHRINK_TRIES_MAX && (await step()));
+  return smallest;
+}
+
+async function playAll(store: StoreKind, options: Omit<StageOptions, "database">): Promise<void> {
+  const database: Database | null = store === "mongodb" ? await openDatabase() : null;
+  const withDatabase: StageOptions = { ...options, database };
+  try {
+    for (const plan of plansOf(store)) {
+      const outcome = await play(plan, withDatabase);
+      outcomes.push(outcome);
+      tell(outcome);
+      if (outcome.violations.length === 0) continue;
+      for (const line of outcome.complaints) console.log(`      log: ${line.slice(0, 400)}`);
+      if (!values.shrink) continue;
+      const smallest = await shrink(outcome, withDatabase);
+      console.log(`      smallest plan that fails so: ${summary(smallest.plan)}`);
+      for (const { kind, what } of smallest.violations) console.log(`      ${kind}: ${what}`);
+      console.log(`      again: bun run chaos --plan '${JSON.stringify(smallest.plan)}'`);
+    }
+  } finally {
+    await database?.close();
+  }
+}
+
+console.log(`chaos, seed ${seed}, on ${stores.join(" and ")}`);
+const machines = await openMachines();
+try {
+  const options = { command: FROM_SOURCE, machines, stormClients: Number(values.storm) };
+  // Plans mostly wait, so the stores take their turns side by side.
+  await Promise.all(stores.map((store) => playAll(store, options)));
+} finally {
+  await machines.remove();
+}
+
+const sum = (of: (outcome: Outcome) => number) => outcomes.reduce((total, outcome) => total + of(outcome), 0);
+const violations = sum((outcome) => outcome.violations.length);
+const worstMs = Math.max(0, ...outcomes.flatMap(({ recoveriesMs }) => recoveriesMs));
+if (values.json !== undefined)
+  await writeFile(
+    values.json,
+    `${JSON.stringify({ seed, stores, seconds: (performance.now() - began) / 1_000, outcomes }, null, 1)}\n`,
+  );
+console.log(
+  `seed ${seed}: ${outcomes.length} plans, ${sum(({ faults }) => faults)} faults, ${sum(({ acked }) => acked)} acked, ${sum(({ delivered }) => delivered)} delivered, ${sum(({ joins }) => joins)} joins, slowest recovery ${Math.round(worstMs)} ms, ${violations} violations, ${Math.round((performance.now() - began) / 1_000)} s`,
+);
+process.exit(violations > 0 ? 1 : 0);

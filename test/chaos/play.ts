@@ -1,0 +1,199 @@
+/** Plays one plan: load, faults, recovery, quiet, judgement. */
+
+import { FAULTS, type FaultName, faultOf } from "./faults.ts";
+import { judge } from "./judge.ts";
+import { type Violation, label } from "./ledger.ts";
+import { type Group, type Plan, faultCount } from "./plan.ts";
+import { allShown, openStage, type Stage, type StageOptions } from "./stage.ts";
+import { httpVoice } from "./speaker.ts";
+import type { Supervised } from "./supervised.ts";
+import { crowding } from "./watch.ts";
+
+export interface Outcome {
+  readonly plan: Plan;
+  readonly faults: number;
+  readonly acked: number;
+  readonly delivered: number;
+  readonly joins: number;
+  /** From the end of each group's last fault to the first message acked by every service. */
+  readonly recoveriesMs: readonly number[];
+  /** What the machine's load made of the one second that a recovery may take. */
+  readonly recoveryLimitMs: number;
+  readonly refusals: Readonly<Record<string, number>>;
+  readonly slowDisconnected: number;
+  readonly seconds: number;
+  readonly violations: readonly Violation[];
+  /** What the services complained of, when something was wrong. */
+  readonly complaints: readonly string[];
+}
+
+const RECOVERY_MS = 1_000;
+/** Acks that must come while nothing is at fault. */
+const PROGRESS_MS = 20_000;
+const HEALTH_MS = 1_000;
+
+export async function play(plan: Plan, options: StageOptions): Promise<Outcome> {
+  const began = performance.now();
+  const stage = await openStage(plan, options);
+  const { ledger, services } = stage;
+  const recoveriesMs: number[] = [];
+  const health = watchHealth(stage);
+  let recoveryLimitMs = RECOVERY_MS;
+  try {
+    for (const group of plan.groups) {
+      await progress(stage, group.acks);
+      await playGroup(stage, group);
+      const { ms, limit } = await recover(stage);
+      recoveriesMs.push(ms);
+      recoveryLimitMs = Math.max(limit, recoveryLimitMs);
+      stage.lateComer();
+    }
+    await progress(stage, 60);
+    await comeToRest(stage);
+    await judge(ledger, (services[0] as Supervised).url, stage.rooms);
+  } catch (error) {
+    ledger.violated("stuck", `the plan could not be played: ${error instanceof Error ? error.stack : error}`);
+  } finally {
+    await health.end();
+    const failed = ledger.violations.length > 0;
+    if (failed) for (const speaker of stage.speakers) void speaker.finish();
+  }
+  const outcome: Outcome = {
+    plan,
+    faults: faultCount(plan),
+    acked: ledger.acks(),
+    delivered: ledger.delivered(),
+    joins: stage.residents.reduce((sum, resident) => sum + resident.joins(), 0),
+    recoveriesMs,
+    recoveryLimitMs,
+    refusals: Object.fromEntries(ledger.refusals),
+    slowDisconnected: services.reduce((sum, { logged }) => sum + logged("slow_client_disconnected"), 0),
+    seconds: (performance.now() - began) / 1_000,
+    violations: [...ledger.violations],
+    complaints: ledger.violations.length > 0 ? services.flatMap(({ complaints }) => complaints()) : [],
+  };
+  await stage.close();
+  return outcome;
+}
+
+async function progress({ ledger, watch }: Stage, acks: number): Promise<void> {
+  const goal = ledger.acks() + acks;
+  if (!(await watch.until(() => ledger.acks() >= goal, PROGRESS_MS * crowding())))
+    ledger.violated(
+      "stuck",
+      `only ${acks - goal + ledger.acks()} of ${acks} acks came while nothing was at fault`,
+    );
+}
+
+const isGround = (fault: FaultName) => ["disk", "database"].includes(FAULTS[fault].ground);
+
+async function playGroup(stage: Stage, { steps }: Group): Promise<void> {
+  await Promise.all(
+    steps.map(async (step) => {
+      await Bun.sleep(step.afterMs);
+      if (isGround(step.fault)) stage.countGroundFault(1);
+      const end = await faultOf(step.fault).begin(stage, step);
+      await Bun.sleep(step.holdMs);
+      await end();
+      if (isGround(step.fault)) stage.countGroundFault(-1);
+    }),
+  );
+}
+
+/** Every service takes a message again within a second, times what else the machine has to do. */
+async function recover({ ledger, services, rooms }: Stage): Promise<{ ms: number; limit: number }> {
+  const began = performance.now();
+  const limit = RECOVERY_MS * crowding();
+  const room = rooms[0] as string;
+  await Promise.all(
+    services.map(async ({ url }, index) => {
+      const name = `prober${index}`;
+      const voice = httpVoice(name, url, ledger);
+      const text = `${name} asks ${Bun.randomUUIDv7()}`;
+      const entry = ledger.speak({ room, userId: name, text, clientId: text, mustRefuse: null });
+      while (entry.acked === null && performance.now() - began < 20 * limit) {
+        await voice.say(entry);
+        if (entry.acked === null) await Bun.sleep(10);
+      }
+    }),
+  );
+  const ms = performance.now() - began;
+  if (ms > limit)
+    ledger.violated(
+      "slow to recover",
+      `the first ack came ${Math.round(ms)} ms after the fault had ended (limit ${Math.round(limit)} ms)`,
+    );
+  return { ms, limit };
+}
+
+/** Everybody finishes what they were saying, and everybody is shown all of it; then once more, one by one. */
+async function comeToRest(stage: Stage): Promise<void> {
+  const { ledger, speakers, rooms, services } = stage;
+  const finished = await Promise.all(speakers.map((speaker) => speaker.finish()));
+  if (finished.includes(false)) {
+    const open = [...ledger.said.values()].filter(
+      ({ acked, clientId, mustRefuse }) => !acked && clientId && !mustRefuse,
+    );
+    ledger.violated(
+      "stuck",
+      `no answer in the end: ${open
+        .slice(0, 5)
+        .map(({ text }) => label(text))
+        .join(", ")}`,
+    );
+  }
+  // What comes twice or late would come before these.
+  const heads = new Map<string, number>();
+  const voice = httpVoice("closer", (services[0] as Supervised).url, ledger);
+  for (const room of rooms) {
+    const text = `closer ends ${room}`;
+    const entry = ledger.speak({ room, userId: "closer", text, clientId: text, mustRefuse: null });
+    await voice.say(entry);
+    heads.set(room, entry.acked?.seq ?? Number.POSITIVE_INFINITY);
+  }
+  if (!(await allShown(stage, heads))) {
+    const behind = stage.residents.flatMap((resident) =>
+      [...heads]
+        .filter(([room, seq]) => resident.last(room) < seq)
+        .map(
+          ([room, seq]) =>
+            `${resident.name}${resident.isIn(room) ? "" : " (not in)"} ${resident.last(room)} of ${seq} in ${room}`,
+        ),
+    );
+    ledger.violated("missed", `not everybody was shown everything: ${behind.slice(0, 8).join(", ")}`);
+  }
+}
+
+/** `GET /` never waits for the store: asked all the time, it is answered at once while the process runs. */
+function watchHealth({ services, ledger, watch }: Stage): { end(): Promise<void> } {
+  let ended = false;
+  const ask = async ({ url, generation, isUp }: Supervised) => {
+    while (!ended) {
+      const life = generation();
+      const began = performance.now();
+      const wasUp = isUp();
+      const fault = await fetch(url, { signal: AbortSignal.timeout(20_000) })
+        .then(async (response) => {
+          await response.text();
+          return response.ok ? null : `answered ${response.status}`;
+        })
+        .catch((error: Error) => `failed: ${error.message}`);
+      const ms = performance.now() - began;
+      if (wasUp && isUp() && generation() === life) {
+        const limit = HEALTH_MS * crowding();
+        if (fault !== null) ledger.violated("stuck", `GET / ${fault}`);
+        else if (ms > limit)
+          ledger.violated("stuck", `GET / took ${Math.round(ms)} ms (limit ${Math.round(limit)})`);
+      }
+      await watch.until(() => ended, 150);
+    }
+  };
+  const asking = services.map(ask);
+  return {
+    async end() {
+      ended = true;
+      watch.changed();
+      await Promise.all(asking);
+    },
+  };
+}

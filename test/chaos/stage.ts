@@ -1,0 +1,196 @@
+/** Where a plan is played: a store, one or two services on it, cables, and a crowd that speaks and listens. */
+
+import { join } from "node:path";
+import { freshDatabase } from "../fixture/mongodb.ts";
+import { temporaryFolder } from "../fixture/program.ts";
+import { type Cable, openCable } from "./cable.ts";
+import { createChance } from "./chance.ts";
+import type { Database } from "./database.ts";
+import type { End } from "./faults.ts";
+import { createLedger, type Ledger } from "./ledger.ts";
+import type { Machine, Machines } from "./machine.ts";
+import { type Plan, servicesOf } from "./plan.ts";
+import { createResident, type Resident, type Transport } from "./resident.ts";
+import { createSpeaker, httpVoice, type Speaker, socketVoice } from "./speaker.ts";
+import { type Supervised, supervise } from "./supervised.ts";
+import { createWatch, crowding, type Watch } from "./watch.ts";
+
+export interface Stage {
+  readonly ledger: Ledger;
+  readonly watch: Watch;
+  readonly machine: Machine;
+  readonly services: readonly Supervised[];
+  readonly speakers: readonly Speaker[];
+  /** Everybody who listens, those who came later too. */
+  readonly residents: readonly Resident[];
+  readonly rooms: readonly string[];
+  database(): Database;
+  serviceAt(pick: number): Supervised;
+  cableAt(pick: number): Cable;
+  /** Every speaker says so many messages more, at once. */
+  burst(count: number, bytes: number): void;
+  /** So many come with polling and go over to a WebSocket while messages pass; they stay. */
+  upgraders(count: number): void;
+  /** A late comer, who asks for everything. */
+  lateComer(): void;
+  /** Many come, all break at once, and all come back. Its end waits for that. */
+  storm(): Promise<End>;
+  /** Waits until the service has given up those that died without a word. */
+  vanished(dead: ReturnType<Cable["die"]>): Promise<void>;
+  /** One fault more (1) or less (-1) of what the services stand on. */
+  countGroundFault(by: 1 | -1): void;
+  close(): Promise<void>;
+}
+
+export interface StageOptions {
+  readonly command: readonly string[];
+  readonly machines: Machines;
+  /** Needed where the plan's store is MongoDB. */
+  readonly database: Database | null;
+  readonly stormClients: number;
+}
+
+const ROOMS = ["the hall", "the garden"];
+const PING_INTERVAL_MS = 800;
+const PING_TIMEOUT_MS = 1_200;
+/** Least that is allowed for one client to leave unread. */
+const OUTBOUND_LIMIT_BYTES = 600_000;
+const STORM_MS = 15_000;
+const COME_BACK_MS = 15_000;
+
+export async function openStage(plan: Plan, options: StageOptions): Promise<Stage> {
+  const { command, machines, database, stormClients } = options;
+  const chance = createChance(plan.seed ^ 0x5bd1e995);
+  const watch = createWatch();
+  const ledger = createLedger(watch);
+  const folder = await temporaryFolder();
+  const machine = await machines.make(folder.path);
+  const databaseName = freshDatabase();
+  let groundFaults = 0;
+
+  const env = {
+    ...machine.env,
+    ...(database === null
+      ? { SQLITE_PATH: join(folder.path, "chat.db") }
+      : { MONGODB_URI: database.uri, MONGODB_DB_NAME: databaseName }),
+    RATE_LIMIT: "off",
+    DRAIN_MS: "200",
+    PING_INTERVAL_MS: String(PING_INTERVAL_MS),
+    PING_TIMEOUT_MS: String(PING_TIMEOUT_MS),
+    OUTBOUND_LIMIT_BYTES: String(OUTBOUND_LIMIT_BYTES),
+  };
+  const services: Supervised[] = [];
+  for (let n = 0; n < servicesOf(plan); n += 1) {
+    services.push(await supervise({ command, env, ledger, isGroundAtFault: () => groundFaults > 0 }));
+  }
+  const cables = await Promise.all(services.map(({ port }) => openCable(port)));
+  const at = <T>(all: readonly T[], pick: number) => all[pick % all.length] as T;
+
+  const residents: Resident[] = [];
+  let comers = 0;
+  function come(role: string, transport: Transport, byCable: boolean, from: "beginning" | "now"): Resident {
+    const index = comers++;
+    const url = byCable ? at(cables, index).url : at(services, index).url;
+    const name = `${role}${index}`;
+    const resident = createResident({ name, url, transport, rooms: ROOMS, from, ledger, watch });
+    residents.push(resident);
+    return resident;
+  }
+
+  const listeners = (["websocket", "polling", "upgrade"] as const).map((transport) =>
+    come("listener", transport, true, "beginning"),
+  );
+  listeners.push(come("listener", "websocket", false, "now"));
+  const talkers = [
+    come("talker", "websocket", false, "now"),
+    come("talker", "upgrade", true, "beginning"),
+    come("talker", "polling", false, "now"),
+  ];
+  const voices = [
+    ...talkers.map(socketVoice),
+    ...services.map(({ url }, index) => httpVoice(`poster${index}`, url, ledger)),
+  ];
+  const speakers = voices.map((voice) =>
+    createSpeaker({
+      voice,
+      rooms: ROOMS,
+      ledger,
+      watch,
+      chance,
+      inFlight: 3,
+      paceMs: () => chance.whole(10, 60),
+    }),
+  );
+
+  return {
+    ledger,
+    watch,
+    machine,
+    services,
+    speakers,
+    residents,
+    rooms: ROOMS,
+    database() {
+      if (database === null) throw new Error("the plan has no database");
+      return database;
+    },
+    serviceAt: (pick) => at(services, pick),
+    cableAt: (pick) => at(cables, pick),
+    burst(count, bytes) {
+      for (const speaker of speakers) speaker.burst(count, bytes);
+    },
+    upgraders(count) {
+      for (let n = 0; n < count; n += 1)
+        come("upgrader", "upgrade", false, n % 2 === 0 ? "beginning" : "now");
+    },
+    lateComer: () =>
+      void come("latecomer", chance.oneOf(["websocket", "polling", "upgrade"]), false, "beginning"),
+
+    async storm() {
+      const crowd = Array.from({ length: stormClients }, () => come("crowd", "websocket", false, "now"));
+      const allIn = () => crowd.every(({ isIn }) => ROOMS.every(isIn));
+      const within = STORM_MS * crowding();
+      if (!(await watch.until(allIn, within))) ledger.violated("stuck", `of ${stormClients} not all came in`);
+      for (const resident of crowd) resident.drop();
+      await watch.until(() => !allIn(), 1_000);
+      return async () => {
+        const began = performance.now();
+        if (!(await watch.until(allIn, within)))
+          ledger.violated("stuck", `of ${stormClients} not all came back in ${performance.now() - began} ms`);
+      };
+    },
+
+    async vanished(dead) {
+      // A client that is gone is known to be so one ping and its timeout later.
+      await Bun.sleep((PING_INTERVAL_MS + PING_TIMEOUT_MS) * 1.25 + 250 * crowding());
+      const { dead: lines, givenUp } = dead.restore();
+      if (givenUp < lines)
+        ledger.violated(
+          "stuck",
+          `the service kept ${lines - givenUp} of ${lines} connections that were dead`,
+        );
+    },
+
+    countGroundFault(by) {
+      groundFaults += by;
+    },
+
+    async close() {
+      for (const resident of residents) resident.leave();
+      await Promise.all(cables.map((cable) => cable.close()));
+      await Promise.all(services.map((service) => service.kill("SIGKILL")));
+      if (database !== null) await database.drop(databaseName);
+      await folder.remove();
+    },
+  };
+}
+
+/** Resolves with whether everybody came in and was shown everything up to the numbers, within the ceiling. */
+export const allShown = (stage: Stage, heads: ReadonlyMap<string, number>): Promise<boolean> =>
+  stage.watch.until(
+    () =>
+      stage.residents.every((resident) =>
+        [...heads].every(([room, seq]) => resident.isIn(room) && resident.last(room) >= seq),
+      ),
+    COME_BACK_MS * crowding(),
+  );
