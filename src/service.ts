@@ -96,11 +96,11 @@ export async function startService(config: Config, log: Log): Promise<Service> {
       port: config.port,
       maxRequestBodySize: engine.maxRequestBodySize,
       websocket: engine.websocket,
+      // Bun's page for developers shows the source to whoever made it fail.
+      development: false,
       // The client's bundles lie beside the engine's path and are plain files.
       fetch: (request, self) =>
-        new URL(request.url).pathname === SOCKET_IO_PATH
-          ? engine.handle(request, self)
-          : http.fetch(request, self),
+        engine.serves(request) ? engine.handle(request, self) : http.fetch(request, self),
     });
 
     const closeAll = async () => {
