@@ -28,6 +28,11 @@ export const LIMITS = {
   /** Sends that wait for a commit, over all connections; beyond them the answer is `overloaded`. */
   commitQueueMessagesMax: 65_536,
   commitQueueBytesMax: 64_000_000,
+  /**
+   * The longest a send may wait before it goes to the store; then the answer is `overloaded`, and it is certain that it was
+   * not stored. With `storeTimeoutMs` behind it every send is answered in less than 10 s, however long the store stalls.
+   */
+  commitQueueMs: 4_000,
 
   /** Characters of an event's name that an error repeats. */
   eventNameCharsMax: 128,
@@ -65,8 +70,19 @@ export const LIMITS = {
   /** How large a file may be for its whole structure to be verified at the start (about 10 ms a MB). */
   verifiedAtStartBytes: 8_000_000,
 
-  /** Addresses whose HTTP send rate is remembered; the least recently seen is forgotten first. */
+  /** Addresses whose rates are remembered, one map a kind; the least recently seen is forgotten first. */
   rateAddressesMax: 10_000,
+  /**
+   * New connections of one address, for each send a second that RATE_LIMIT allows; and how many seconds of that may come at
+   * once. By default 200 a second and 10,000 at once: a whole campus behind one address comes back after a restart.
+   */
+  handshakesPerSend: 10,
+  handshakeBurstSeconds: 50,
+
+  /** Connections in total, as long as the system gives descriptors for them. */
+  connectionsMax: 100_000,
+  /** Descriptors that are not for connections: the store, requests of callers without one, refusals. */
+  descriptorsKept: 512,
 
   /** Packets of one polling request; the stock client can put 5,000 into one. */
   packetsPerPostMax: 10_000,

@@ -12,8 +12,9 @@ import { LIMITS } from "./limits.ts";
 import type { Log } from "./observe/log.ts";
 import { createMetrics, type Metrics } from "./observe/metrics.ts";
 import { type ChatEngine, createEngine } from "./realtime/engine.ts";
+import { readConnectionsMax } from "./realtime/connections-max.ts";
 import { createFanoutAdapter } from "./realtime/fanout.ts";
-import { attachGateway, type ChatServer, createBroadcast } from "./realtime/gateway.ts";
+import { attachGateway, type ChatServer, createBroadcast, type Gateway } from "./realtime/gateway.ts";
 import { openRepository } from "./repository/open.ts";
 
 export interface Service {
@@ -49,6 +50,8 @@ export async function startService(config: Config, log: Log): Promise<Service> {
       pingTimeoutMs: config.pingTimeoutMs,
       frameBytesMax: config.frameBytesMax,
       outboundBytesMax: config.outboundBytesMax,
+      connectionsMax: await readConnectionsMax(),
+      admitHandshake: (address) => chat.admission.admitHandshake(address),
       isOriginWelcome: (origin, host) => isOriginWelcome(config.origins, origin, host),
       corsOrigin: (origin, host) => {
         if (config.origins.any) return "*";
@@ -74,7 +77,7 @@ export async function startService(config: Config, log: Log): Promise<Service> {
       log,
       metrics,
     });
-    attachGateway({ io, chat, messageBytesMax: config.messageBytesMax, log });
+    const gateway = attachGateway({ io, chat, messageBytesMax: config.messageBytesMax, log, metrics });
 
     const started = performance.now();
     const http = createHttpApp({
@@ -120,7 +123,7 @@ export async function startService(config: Config, log: Log): Promise<Service> {
         engine.refuseHandshakes();
         const deadline = Bun.sleep(config.drainMs + LIMITS.drainGraceMs).then(() => false);
         const inOrder = async () => {
-          await letGo(chat, engine, config.drainMs);
+          await letGo({ chat, engine, gateway, drainMs: config.drainMs });
           await closeAll();
           return true;
         };
@@ -134,20 +137,34 @@ export async function startService(config: Config, log: Log): Promise<Service> {
   }
 }
 
-/** Lets connections go one by one, evenly over `drainMs`, so that their clients do not all come back at once elsewhere. */
-async function letGo(chat: Chat, engine: ChatEngine, drainMs: number): Promise<void> {
+interface LettingGo {
+  readonly chat: Chat;
+  readonly engine: ChatEngine;
+  readonly gateway: Gateway;
+  readonly drainMs: number;
+}
+
+/**
+ * Lets connections go one by one, evenly over `drainMs`, so that their clients do not all come back at once elsewhere.
+ * Until its turn a connection is served as ever; then it is taken no more events from, has its answers, and is closed.
+ */
+async function letGo({ chat, engine, gateway, drainMs }: LettingGo): Promise<void> {
   await answered(chat);
   const connections = [...engine.connections()];
   const began = performance.now();
+  const leaving: Promise<void>[] = [];
   for (const [index, connection] of connections.entries()) {
     const dueMs = began + (drainMs * index) / connections.length - performance.now();
     if (dueMs > 1) await Bun.sleep(dueMs);
-    connection.close();
+    gateway.letGo(connection);
+    // Nobody waits for the commit that another waits for.
+    leaving.push(answered(chat).then(() => void connection.close()));
   }
+  await Promise.all(leaving);
   await answered(chat);
 }
 
-/** Resolves when no send waits and what was answered, the last words of a polling connection too, has been written. */
+/** Resolves when what was taken before is answered and the answers, the last words of a polling connection too, are written. */
 async function answered(chat: Chat): Promise<void> {
   await chat.settled();
   await new Promise<void>((resolve) => setImmediate(resolve));

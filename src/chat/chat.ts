@@ -25,7 +25,7 @@ export interface Chat {
   connect(id: string, viewer: Viewer): Session;
   /** How the store is. Never waits. */
   store(): { readonly kind: MessageRepository["kind"]; readonly status: StoreStatus };
-  /** Resolves when every send has its answer. */
+  /** Resolves when every send that was taken before this has its answer. */
   settled(): Promise<void>;
   /** Stops what beats by itself. The repository and the bus are the owner's to close. */
   close(): void;
@@ -51,6 +51,8 @@ export function createChat(options: ChatOptions): Chat {
   const commits = createCommits({
     repository,
     bus,
+    queueMs: LIMITS.commitQueueMs,
+    monotonicNow: options.monotonicNow,
     log,
     metrics,
     onUnknownOutcome: (rooms) => feeds.doubt(rooms),
@@ -67,7 +69,15 @@ export function createChat(options: ChatOptions): Chat {
   return {
     admission,
     send: createSend({ admission, commits, now, newMessageId: options.newMessageId }),
-    rooms: createRooms({ repository, feeds, occupancy: createOccupancy(), announce: options.announce, now }),
+    rooms: createRooms({
+      repository,
+      feeds,
+      occupancy: createOccupancy(),
+      announce: options.announce,
+      admission,
+      metrics,
+      now,
+    }),
     history: createHistory(repository, { pageBytesMax: LIMITS.pageBytesMax }),
     connect: (id, viewer) => ({
       id,

@@ -3,6 +3,8 @@
  * A batch is what arrived while the last one was being committed, so a lone message waits for nobody and under load the
  * price of an fsync or a round trip is shared (the same idea as PostgreSQL's commit_delay of 0 and MySQL's binlog group
  * commit). Order of work for each batch: commit → tell the bus → answer. Nothing after the commit turns it into an error.
+ * What waits too long behind a store that stalls is refused before the store has seen it: each batch may take as long as
+ * the store may, and a queue of them would wait that long many times over.
  */
 
 import type { Bus } from "../bus/bus.ts";
@@ -21,17 +23,22 @@ export interface Committed {
 
 export interface Commits {
   /**
-   * Resolves once the message is durable and delivered. Throws `overloaded` when too many wait already; rejects with
-   * `conflict`, or with `storage_unavailable` when it is unknown whether it was stored.
+   * Resolves once the message is durable and delivered. Throws `overloaded` when too many wait already, and rejects with
+   * it after `queueMs` in the queue: nothing was stored then. Rejects with `conflict`, or with
+   * `storage_unavailable` when it is unknown whether it was stored.
    */
   commit(draft: Draft): Promise<Committed>;
-  /** Resolves when nothing waits any more. */
+  /** Resolves when all that was taken before this has its answer, whatever comes meanwhile. */
   settled(): Promise<void>;
 }
 
 export interface CommitsOptions {
   readonly repository: Pick<MessageRepository, "append">;
   readonly bus: Pick<Bus, "publish">;
+  /** The longest a send waits before it goes to the store. */
+  readonly queueMs: number;
+  /** Milliseconds of a clock that never goes back. */
+  readonly monotonicNow: () => number;
   readonly log: Log;
   readonly metrics: Metrics;
   /** Hears of rooms in which something may have been stored that nobody was told of. */
@@ -40,16 +47,24 @@ export interface CommitsOptions {
 
 interface Waiting {
   readonly draft: Draft;
+  /** When it is refused if the store has not been asked by then. */
+  readonly deadline: number;
+  readonly answered: Promise<Committed>;
   readonly resolve: (committed: Committed) => void;
   readonly reject: (error: ChatError) => void;
 }
 
 const OVERLOADED_RETRY_MS = 1_000;
 
-export function createCommits({ repository, bus, log, metrics, onUnknownOutcome }: CommitsOptions): Commits {
+export function createCommits(options: CommitsOptions): Commits {
+  const { repository, bus, queueMs, monotonicNow, log, metrics, onUnknownOutcome } = options;
+  /** In the order in which they came, so the first is the first to be late. */
   let waiting: Waiting[] = [];
   let waitingBytes = 0;
+  let lateness: ReturnType<typeof setTimeout> | undefined;
   let running: Promise<void> | null = null;
+  /** The batch that is with the store. */
+  let committing: Promise<void> | null = null;
 
   /** Takes the batch off the front of the queue: at least one, and no more than a commit should carry. */
   function takeBatch(): Waiting[] {
@@ -65,6 +80,32 @@ export function createCommits({ repository, bus, log, metrics, onUnknownOutcome 
     if (batch === waiting) waiting = [];
     waitingBytes -= bytes;
     return batch;
+  }
+
+  function overloaded(): ChatError {
+    metrics.count("sends_overloaded_total");
+    return new ChatError("overloaded", { retryAfterMs: OVERLOADED_RETRY_MS });
+  }
+
+  /** Refuses what has waited too long, and looks again when the next may have. */
+  function refuseLate(): void {
+    lateness = undefined;
+    const now = monotonicNow();
+    const inTime = waiting.findIndex(({ deadline }) => deadline > now);
+    const late = waiting.splice(0, inTime < 0 ? waiting.length : inTime);
+    for (const { draft, reject } of late) {
+      waitingBytes -= draft.textBytes;
+      reject(overloaded());
+    }
+    if (late.length > 0) log.warn("sends_waited_too_long", { messages: late.length });
+    watchLateness(now);
+  }
+
+  function watchLateness(now: number): void {
+    const [first] = waiting;
+    if (first === undefined) return;
+    lateness = setTimeout(refuseLate, Math.max(first.deadline - now, 1));
+    lateness.unref();
   }
 
   async function append(batch: readonly Waiting[]): Promise<readonly AppendResult[]> {
@@ -83,15 +124,20 @@ export function createCommits({ repository, bus, log, metrics, onUnknownOutcome 
     // One turn of the event loop, so that all frames of one read of the sockets make one batch.
     await new Promise<void>((resume) => setImmediate(resume));
     while (waiting.length > 0) {
-      const batch = takeBatch();
-      const results = await append(batch);
-      metrics.count("commits_total");
-      const stored = results.flatMap((result) => (result.kind === "stored" ? [result.message] : []));
-      metrics.count("messages_stored_total", stored.length);
-      bus.publish(stored);
-      answer(batch, results);
+      committing = commitBatch(takeBatch());
+      await committing;
     }
+    committing = null;
     running = null;
+  }
+
+  async function commitBatch(batch: readonly Waiting[]): Promise<void> {
+    const results = await append(batch);
+    metrics.count("commits_total");
+    const stored = results.flatMap((result) => (result.kind === "stored" ? [result.message] : []));
+    metrics.count("messages_stored_total", stored.length);
+    bus.publish(stored);
+    answer(batch, results);
   }
 
   function answer(batch: readonly Waiting[], results: readonly AppendResult[]): void {
@@ -118,16 +164,21 @@ export function createCommits({ repository, bus, log, metrics, onUnknownOutcome 
         waiting.length >= LIMITS.commitQueueMessagesMax ||
         waitingBytes + draft.textBytes > LIMITS.commitQueueBytesMax
       ) {
-        throw new ChatError("overloaded", { retryAfterMs: OVERLOADED_RETRY_MS });
+        throw overloaded();
       }
       const { promise, resolve, reject } = Promise.withResolvers<Committed>();
-      waiting.push({ draft, resolve, reject });
+      const now = monotonicNow();
+      waiting.push({ draft, deadline: now + queueMs, answered: promise, resolve, reject });
       waitingBytes += draft.textBytes;
       running ??= run();
+      if (lateness === undefined) watchLateness(now);
       return promise;
     },
     async settled() {
-      while (running !== null) await running;
+      // First in, first out: once the last one has its answer all before it do, but for a batch that is with the store
+      // while those behind it were refused for having waited too long.
+      await Promise.allSettled([waiting.at(-1)?.answered]);
+      await committing;
     },
   };
 }

@@ -9,7 +9,9 @@ import { ChatError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
 import type { JoinRoom, LeaveRoom, Replay } from "../protocol/events.ts";
 import { messageToWire, type WireMessage } from "../protocol/wire.ts";
+import type { Metrics } from "../observe/metrics.ts";
 import type { MessageRepository, RoomPage } from "../repository/repository.ts";
+import type { Admission } from "./admission.ts";
 import type { Feeds } from "./feeds.ts";
 import type { Occupancy, Presence } from "./presence.ts";
 import type { Session } from "./session.ts";
@@ -27,8 +29,8 @@ export type Announce = (presence: Presence, at: Millis, exceptConnection: string
 export interface Rooms {
   /**
    * Joins the session to the room. `enter` is called once, in the very tick from which live messages count: it must
-   * answer the client and subscribe it before it returns. Refuses with `storage_unavailable`, or `overloaded` when the
-   * session is in too many rooms.
+   * answer the client and subscribe it before it returns. Refuses with `storage_unavailable`, `rate_limited`, or
+   * `overloaded` when the session is in too many rooms.
    */
   join(session: Session, command: JoinRoom, enter: (joined: Joined) => void): Promise<void>;
   /** Refuses with `not_in_room`. */
@@ -42,13 +44,19 @@ export interface RoomsOptions {
   readonly feeds: Feeds;
   readonly occupancy: Occupancy;
   readonly announce: Announce;
+  readonly admission: Pick<Admission, "admitJoin">;
+  readonly metrics: Metrics;
   /** Milliseconds since the Unix epoch. */
   readonly now: () => number;
 }
 
+/** When a connection in too many rooms may try again: it has to leave one first. */
+const FULL_RETRY_MS = 1_000;
+
 const REPLAY = { messagesMax: LIMITS.replayMessagesMax, textBytesMax: LIMITS.replayBytesMax };
 
-export function createRooms({ repository, feeds, occupancy, announce, now }: RoomsOptions): Rooms {
+export function createRooms(options: RoomsOptions): Rooms {
+  const { repository, feeds, occupancy, announce, admission, metrics, now } = options;
   const tell = (presences: readonly Presence[], session: Session) => {
     for (const presence of presences) announce(presence, toMillis(now()), session.id);
   };
@@ -77,10 +85,13 @@ export function createRooms({ repository, feeds, occupancy, announce, now }: Roo
       const { room } = command;
       const userId = speakerOf(session.viewer, command.userId);
       if (!session.rooms.has(room) && session.rooms.size >= LIMITS.roomsPerConnectionMax) {
+        metrics.count("joins_overloaded_total");
         throw new ChatError("overloaded", {
+          retryAfterMs: FULL_RETRY_MS,
           text: `A connection may be in ${LIMITS.roomsPerConnectionMax} rooms at once.`,
         });
       }
+      admission.admitJoin(session.allowance);
       const hold = feeds.hold(room);
       try {
         const { head, replay } = await lookUp(command);

@@ -3,6 +3,8 @@
  * be through if everything had come evenly; a burst is how far ahead of the clock that may lie. Pure.
  */
 
+import { LIMITS } from "../limits.ts";
+
 export interface Rate {
   /** How many a second. */
   readonly perSecond: number;
@@ -16,6 +18,15 @@ export interface Meter {
 }
 
 export const restedMeter = (): Meter => ({ nextAt: Number.NEGATIVE_INFINITY });
+
+/** Joins of one connection, given the rate of its sends: whoever comes back may join all its rooms at once. */
+export const joinRate = ({ perSecond }: Rate): Rate => ({ perSecond, burst: LIMITS.roomsPerConnectionMax });
+
+/** New connections of one address, given the rate of sends: many people may share one. */
+export const handshakeRate = ({ perSecond }: Rate): Rate => ({
+  perSecond: perSecond * LIMITS.handshakesPerSend,
+  burst: perSecond * LIMITS.handshakesPerSend * LIMITS.handshakeBurstSeconds,
+});
 
 /** Lets one through and returns 0, or changes nothing and returns in how many milliseconds one may come. */
 export function takeTurn(meter: Meter, rate: Rate, now: number): number {

@@ -10,6 +10,13 @@ export const COUNTERS = [
   "engine_abuse_closed_total",
   "handshakes_refused_total",
   "room_gaps_read_total",
+  "sends_rate_limited_total",
+  "sends_overloaded_total",
+  "joins_rate_limited_total",
+  "joins_overloaded_total",
+  "events_overloaded_total",
+  "handshakes_rate_limited_total",
+  "handshakes_overloaded_total",
 ] as const;
 export type Counter = (typeof COUNTERS)[number];
 

@@ -122,6 +122,7 @@ export function createSessions({ outboundBytesMax, log, metrics }: SessionsDeps)
     bySid: (sid: string) => alive.get(sid),
     byConnection: (connection: object) => byConnection.get(connection),
     all: () => alive.values(),
+    count: () => alive.size,
 
     /** Takes a new session in, with the WebSocket it began with. */
     adopt(conn: EngineConnection) {

@@ -6,10 +6,11 @@
 import { Server as BunEngine, type BunWebSocket, type WebSocketData } from "@socket.io/bun-engine";
 import type { Socket as EngineConnection } from "@socket.io/bun-engine/dist/socket";
 import { WS } from "@socket.io/bun-engine/dist/transports/websocket";
-import { REFUSALS } from "../errors.ts";
+import { asChatError, ChatError, REFUSALS } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
+import { errorToWire } from "../protocol/events.ts";
 import { FAULTS, type Fault, faultOf, isHandshake } from "./engine-request.ts";
 import { createSessions, type Session } from "./engine-session.ts";
 import { countPayload, readPostBody, withoutStrayPongs } from "./polling-post.ts";
@@ -24,6 +25,10 @@ export interface EngineOptions {
   readonly frameBytesMax: number;
   /** What may wait unread for one connection before it is closed. */
   readonly outboundBytesMax: number;
+  /** Sessions at once; beyond them a new one is answered 503 `overloaded`. */
+  readonly connectionsMax: number;
+  /** Lets a new session from this address in; throws the refusal where not. Asked last. */
+  readonly admitHandshake: (address: string) => void;
   /** Whether a request with this `Origin` and `Host` may open a session or write to one. */
   readonly isOriginWelcome: (origin: string | null, host: string | null) => boolean;
   /** The value of `Access-Control-Allow-Origin`, undefined where no grant is given. */
@@ -60,6 +65,9 @@ export interface ChatEngine {
   close(): void;
 }
 
+/** When a client may try again that was refused because there are too many. */
+const FULL_RETRY_MS = 10_000;
+
 /** The longest idle timeout that Bun knows for a request, in seconds. */
 const IDLE_SECONDS_MAX = 255;
 
@@ -77,7 +85,7 @@ class ClosableEngine extends BunEngine {
 
 export function createEngine(options: EngineOptions): ChatEngine {
   const { path = "/socket.io/", pingIntervalMs, pingTimeoutMs, frameBytesMax, outboundBytesMax } = options;
-  const { isOriginWelcome, corsOrigin, log, metrics } = options;
+  const { connectionsMax, admitHandshake, isOriginWelcome, corsOrigin, log, metrics } = options;
 
   const sessions = createSessions({ outboundBytesMax, log, metrics });
   const meter = createPublishMeter(sessions.endSlow);
@@ -119,13 +127,30 @@ export function createEngine(options: EngineOptions): ChatEngine {
     request: Request,
     status: number,
     body: Fault | { code: string; message: string },
+    headers = answerHeaders(request),
   ): Response {
     if (!new URL(request.url).searchParams.has("sid")) metrics.count("handshakes_refused_total");
-    return Response.json(body, { status, headers: answerHeaders(request) });
+    return Response.json(body, { status, headers });
   }
 
-  const refuseWith = (request: Request, code: "forbidden" | "draining" | "not_found") =>
-    refuse(request, REFUSALS[code].status, { code, message: REFUSALS[code].text });
+  function refuseWith(request: Request, error: ChatError): Response {
+    const headers = answerHeaders(request);
+    const { retryAfterMs } = error.details;
+    if (retryAfterMs !== undefined) headers.push(["Retry-After", String(Math.ceil(retryAfterMs / 1_000))]);
+    return refuse(request, REFUSALS[error.code].status, errorToWire(error), headers);
+  }
+
+  /** Lets a new session in; throws the refusal where not. */
+  function admitSession(request: Request, server: Bun.Server<WebSocketData>) {
+    if (isDraining || engine.isClosed) throw new ChatError("draining");
+    if (sessions.count() >= connectionsMax) {
+      metrics.count("handshakes_overloaded_total");
+      throw new ChatError("overloaded", { retryAfterMs: FULL_RETRY_MS });
+    }
+    const address = server.requestIP(request)?.address;
+    admitHandshake(address ?? "");
+    if (address !== undefined) addressOf.set(request, address.replace(/^::ffff:(?=\d+\.)/i, ""));
+  }
 
   function preflight(request: Request): Response {
     const headers = new Headers(answerHeaders(request));
@@ -145,11 +170,11 @@ export function createEngine(options: EngineOptions): ChatEngine {
 
   async function answer(request: Request, server: Bun.Server<WebSocketData>): Promise<Response> {
     const url = URL.parse(request.url);
-    if (url === null || url.pathname !== path) return refuseWith(request, "not_found");
+    if (url === null || url.pathname !== path) return refuseWith(request, new ChatError("not_found"));
     const { method, headers } = request;
     if (method === "OPTIONS") return preflight(request);
     const query = url.searchParams;
-    if (isForeign(request, query)) return refuseWith(request, "forbidden");
+    if (isForeign(request, query)) return refuseWith(request, new ChatError("forbidden"));
     const session = sessions.bySid(query.get("sid") ?? "");
     const fault = faultOf({
       method,
@@ -159,9 +184,11 @@ export function createEngine(options: EngineOptions): ChatEngine {
     });
     if (fault !== undefined) return refuse(request, 400, fault);
     if (session === undefined) {
-      if (isDraining || engine.isClosed) return refuseWith(request, "draining");
-      const address = server.requestIP(request)?.address;
-      if (address !== undefined) addressOf.set(request, address.replace(/^::ffff:(?=\d+\.)/i, ""));
+      try {
+        admitSession(request, server);
+      } catch (thrown) {
+        return refuseWith(request, asChatError(thrown));
+      }
     }
     if (headers.has("upgrade")) return upgrade(request, server, session);
     if (session === undefined || method === "GET") return poll(request, server);

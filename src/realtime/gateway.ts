@@ -13,6 +13,7 @@ import type { RoomName } from "../domain/ids.ts";
 import { asChatError, ChatError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
 import type { Log } from "../observe/log.ts";
+import type { Metrics } from "../observe/metrics.ts";
 import {
   errorToWire,
   joinedToWire,
@@ -71,6 +72,17 @@ interface GatewayOptions {
   readonly chat: Chat;
   readonly messageBytesMax: number;
   readonly log: Log;
+  readonly metrics: Metrics;
+}
+
+interface House extends GatewayOptions {
+  /** Connections, in the engine's sense, that are being let go. */
+  readonly leaving: WeakSet<object>;
+}
+
+export interface Gateway {
+  /** From now on this connection's events are answered `draining`; those that were taken go on to their answers. */
+  letGo(connection: object): void;
 }
 
 /** Every event that a client may send: parses at once, so that what has to wait is bounded, and says what to do. */
@@ -114,7 +126,8 @@ function actOf(gateway: GatewayOptions, event: string, payload: unknown): Act {
 }
 
 /** Lets connections in. Handlers are there before the first await, or a client's first events would vanish. */
-export function attachGateway(gateway: GatewayOptions): void {
+export function attachGateway(options: GatewayOptions): Gateway {
+  const gateway: House = { ...options, leaving: new WeakSet() };
   gateway.io.on("connection", (socket) => {
     const connection: Connection = {
       socket,
@@ -137,20 +150,25 @@ export function attachGateway(gateway: GatewayOptions): void {
       gateway.chat.rooms.end(connection.session);
     });
   });
+  return {
+    letGo: (connection) => void gateway.leaving.add(connection),
+  };
 }
 
 /** One connection's events take effect in the order in which it emitted them: what follows a join waits for it. */
-function receive(gateway: GatewayOptions, connection: Connection, incoming: Incoming): void {
+function receive(gateway: House, connection: Connection, incoming: Incoming): void {
+  if (gateway.leaving.has(connection.socket.conn)) throw new ChatError("draining");
   if (connection.waiting === null) {
     void take(gateway, connection, incoming);
   } else if (connection.waiting.length < LIMITS.eventsBehindJoinMax) {
     connection.waiting.push(incoming);
   } else {
+    gateway.metrics.count("events_overloaded_total");
     throw new ChatError("overloaded", { retryAfterMs: LIMITS.storeTimeoutMs });
   }
 }
 
-async function take(gateway: GatewayOptions, connection: Connection, incoming: Incoming): Promise<void> {
+async function take(gateway: House, connection: Connection, incoming: Incoming): Promise<void> {
   try {
     await incoming.act(connection, incoming.ack);
   } catch (thrown) {
@@ -159,11 +177,17 @@ async function take(gateway: GatewayOptions, connection: Connection, incoming: I
   if (incoming.event === ("join_room" satisfies ClientEvent)) resume(gateway, connection);
 }
 
-function resume(gateway: GatewayOptions, connection: Connection): void {
+function resume(gateway: House, connection: Connection): void {
   const waiting = connection.waiting ?? [];
   connection.waiting = null;
-  // Another join among them makes the rest wait again.
-  for (const incoming of waiting) receive(gateway, connection, incoming);
+  for (const incoming of waiting) {
+    try {
+      // Another join among them makes the rest wait again.
+      receive(gateway, connection, incoming);
+    } catch (thrown) {
+      refuse(gateway, connection, incoming, thrown);
+    }
+  }
 }
 
 function refuse(

@@ -21,19 +21,22 @@ afterEach(async () => {
   await folder[Symbol.asyncDispose]();
 });
 
-function committing() {
+function committing(queueMs: number = LIMITS.commitQueueMs) {
   const published: Message[][] = [];
   const doubted: RoomName[] = [];
+  const metrics = createMetrics();
   const bus = createLocalBus({ log: silentLog });
   bus.subscribe((messages) => published.push([...messages]));
   const commits = createCommits({
     repository,
     bus,
+    queueMs,
+    monotonicNow: () => performance.now(),
     log: silentLog,
-    metrics: createMetrics(),
+    metrics,
     onUnknownOutcome: (rooms) => doubted.push(...rooms),
   });
-  return { commits, bus, published, doubted };
+  return { commits, bus, metrics, published, doubted };
 }
 
 const codeOf = (promise: Promise<unknown>) =>
@@ -143,6 +146,78 @@ describe("commit", () => {
     await Promise.all([running, ...queued]);
     expect(Number((await repository.head(room("a"))).seq)).toBe(4 + LIMITS.commitQueueMessagesMax);
   });
+});
+
+describe("commit behind a store that stalls", () => {
+  const QUEUE_MS = 40;
+
+  test("refuses what has waited too long, which is then not stored, and counts it", async () => {
+    const { commits, metrics, doubted } = committing(QUEUE_MS);
+    const stalled = repository.hold("append", "before");
+    const first = commits.commit(draft("a", { text: "first" }));
+    await stalled.reached;
+    const began = performance.now();
+    const late = drafts("a", 1_500).map((one) => codeOf(commits.commit(one)));
+    expect(new Set(await Promise.all(late))).toEqual(new Set(["overloaded"]));
+    expect(performance.now() - began).toBeGreaterThanOrEqual(QUEUE_MS);
+    expect(metrics.snapshot().sends_overloaded_total).toBe(1_500);
+    const inTime = commits.commit(draft("a", { text: "in time" }));
+    stalled.release();
+    expect(Number((await first).message.seq)).toBe(1);
+    expect(Number((await inTime).message.seq)).toBe(2);
+    // Nothing was sent to the store for them: there is nothing to doubt, and nothing there.
+    expect(doubted).toEqual([]);
+    expect(Number((await repository.head(room("a"))).seq)).toBe(2);
+    expect(repository.batches).toEqual([1, 1]);
+  });
+
+  test("refuses each in its own time, and gives the place in the queue back", async () => {
+    const { commits } = committing(QUEUE_MS);
+    const stalled = repository.hold("append", "before");
+    const first = commits.commit(draft("a"));
+    await stalled.reached;
+    const whole = { ...draft("a"), textBytes: LIMITS.commitQueueBytesMax };
+    for (let round = 0; round < 3; round++) {
+      const late = codeOf(commits.commit(whole));
+      expect(() => commits.commit(draft("a"))).toThrow(expect.objectContaining({ code: "overloaded" }));
+      expect(await late).toBe("overloaded");
+    }
+    stalled.release();
+    await first;
+    expect(await codeOf(commits.commit(draft("a")))).toBe("committed");
+  });
+
+  test("settled waits for the batch that is with the store, though all behind it were refused", async () => {
+    const { commits } = committing(QUEUE_MS);
+    const stalled = repository.hold("append", "before");
+    const answered: string[] = [];
+    const first = commits.commit(draft("a")).then(() => answered.push("first"));
+    await stalled.reached;
+    const late = codeOf(commits.commit(draft("a"))).then(() => answered.push("late"));
+    const settled = commits.settled().then(() => answered.push("settled"));
+    await late;
+    stalled.release();
+    await Promise.all([first, settled]);
+    expect(answered).toEqual(["late", "first", "settled"]);
+  });
+});
+
+test("settled does not wait for what comes after it, however much that is", async () => {
+  const { commits } = committing();
+  let settled = false;
+  const first = commits.commit(draft("a"));
+  const waiting = commits.settled().then(() => {
+    settled = true;
+  });
+  // A load that never lets the queue run dry.
+  let last = first;
+  for (let sent = 0; !settled && sent < 10_000; sent++) {
+    const next = commits.commit(draft("a"));
+    await last;
+    last = next;
+  }
+  expect(settled).toBe(true);
+  await Promise.all([waiting, last]);
 });
 
 test("settled resolves when every draft has its answer", async () => {

@@ -1,10 +1,10 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { ANONYMOUS } from "../../src/auth/viewer.ts";
+import { createAdmission } from "../../src/chat/admission.ts";
 import { createFeeds } from "../../src/chat/feeds.ts";
 import { createOccupancy } from "../../src/chat/presence.ts";
 import { createRooms, type Joined } from "../../src/chat/rooms.ts";
 import type { Session } from "../../src/chat/session.ts";
-import { restedMeter } from "../../src/domain/rate.ts";
 import { ChatError } from "../../src/errors.ts";
 import { LIMITS } from "../../src/limits.ts";
 import { createMetrics } from "../../src/observe/metrics.ts";
@@ -45,11 +45,21 @@ async function opened(path: string) {
     metrics: createMetrics(),
   });
   const occupancy = createOccupancy();
+  const metrics = createMetrics();
+  // One room a second, and at once as many as a connection may be in.
+  const admission = createAdmission({
+    rate: { perSecond: 1, burst: 1 },
+    inFlightMax: 1,
+    monotonicNow: () => 0,
+    metrics,
+  });
   const rooms = createRooms({
     repository,
     feeds,
     occupancy,
     announce: ({ kind, userId }, _, except) => announced.push(`${userId} ${kind}, not to ${except}`),
+    admission,
+    metrics,
     now: Date.now,
   });
   let connections = 0;
@@ -59,12 +69,13 @@ async function opened(path: string) {
     rooms,
     occupancy,
     announced,
+    metrics,
     member(): Member {
       connections += 1;
       const session: Session = {
         id: `connection ${connections}`,
         viewer: ANONYMOUS,
-        allowance: { meter: restedMeter(), inFlight: 0 },
+        allowance: admission.allowance(),
         rooms: new Set(),
         ended: false,
       };
@@ -193,8 +204,28 @@ describe("join", () => {
     expect(member.joins).toHaveLength(2);
     const other = { room: room("one more"), since: undefined, epoch: undefined, userId: undefined };
     await expect(chat.rooms.join(member.session, other, () => {})).rejects.toThrow(
-      expect.objectContaining({ code: "overloaded" }),
+      expect.objectContaining({
+        code: "overloaded",
+        details: expect.objectContaining({ retryAfterMs: 1_000 }),
+      }),
     );
+    expect(chat.metrics.snapshot().joins_overloaded_total).toBe(1);
+  });
+
+  test("lets a connection join all its rooms at once, and refuses more than its rate, leaving nothing behind", async () => {
+    const member = chat.member();
+    for (const _ of range(1, LIMITS.roomsPerConnectionMax)) await chat.join(member);
+    chat.rooms.leave(member.session, { room: LOBBY });
+    await expect(chat.join(member)).rejects.toThrow(
+      expect.objectContaining({ code: "rate_limited", details: { retryAfterMs: 1_000 } }),
+    );
+    expect(member.joins).toHaveLength(LIMITS.roomsPerConnectionMax);
+    expect(member.session.rooms.size).toBe(0);
+    expect(chat.occupancy.connections(LOBBY)).toBe(0);
+    expect(chat.metrics.snapshot().joins_rate_limited_total).toBe(1);
+    const other = chat.member();
+    await chat.join(other);
+    expect(other.joins).toHaveLength(1);
   });
 });
 

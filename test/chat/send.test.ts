@@ -7,6 +7,7 @@ import { createSend } from "../../src/chat/send.ts";
 import type { Session } from "../../src/chat/session.ts";
 import type { Rate } from "../../src/domain/rate.ts";
 import { ChatError } from "../../src/errors.ts";
+import { LIMITS } from "../../src/limits.ts";
 import { createMetrics } from "../../src/observe/metrics.ts";
 import type { SendMessage } from "../../src/protocol/events.ts";
 import { at, client, range, room, user } from "../contract/drafting.ts";
@@ -26,12 +27,15 @@ afterEach(async () => {
 
 /** A sender whose clock stands at `at(0)`. */
 function sending({ rate = null, inFlightMax = 100 }: { rate?: Rate | null; inFlightMax?: number } = {}) {
-  const admission = createAdmission({ rate, inFlightMax, monotonicNow: () => 0 });
+  const metrics = createMetrics();
+  const admission = createAdmission({ rate, inFlightMax, monotonicNow: () => 0, metrics });
   const commits = createCommits({
     repository,
     bus: createLocalBus({ log: silentLog }),
+    queueMs: LIMITS.commitQueueMs,
+    monotonicNow: () => performance.now(),
     log: silentLog,
-    metrics: createMetrics(),
+    metrics,
     onUnknownOutcome: () => {},
   });
   const newMessageId = (now: number) => Bun.randomUUIDv7("hex", now);

@@ -25,6 +25,7 @@ async function opened() {
   const repository = gated(await openSqlite(folder.path));
   const house = startEngineHouse();
   const bus = createLocalBus({ log: silentLog });
+  const metrics = createMetrics();
   const chat = createChat({
     repository,
     bus,
@@ -35,9 +36,9 @@ async function opened() {
     monotonicNow: () => performance.now(),
     newMessageId: (now) => Bun.randomUUIDv7("hex", now),
     log: silentLog,
-    metrics: createMetrics(),
+    metrics,
   });
-  attachGateway({ io: house.io, chat, messageBytesMax: 1_000, log: silentLog });
+  attachGateway({ io: house.io, chat, messageBytesMax: 1_000, log: silentLog, metrics });
   const url = `http://127.0.0.1:${house.server.port}`;
   let watching: (() => void)[] = [];
   house.io.on("connection", (socket) => {

@@ -2,6 +2,7 @@
 
 import { createCommits } from "../../../src/chat/commits.ts";
 import type { Epoch } from "../../../src/domain/ids.ts";
+import { LIMITS } from "../../../src/limits.ts";
 import { createLog } from "../../../src/observe/log.ts";
 import { createMetrics } from "../../../src/observe/metrics.ts";
 import { openRepository } from "../../../src/repository/open.ts";
@@ -22,6 +23,7 @@ const stock = createStockIo();
 const commits = createCommits({
   repository,
   bus: { publish: stock.deliver },
+  queueMs: LIMITS.commitQueueMs,
   monotonicNow: () => performance.now(),
   log,
   metrics: createMetrics(),

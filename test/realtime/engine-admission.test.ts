@@ -1,0 +1,74 @@
+/** Who is let into the engine: as many as there may be, and as often as an address may come. */
+
+import { afterEach, expect, test } from "bun:test";
+import { createAdmission } from "../../src/chat/admission.ts";
+import { createMetrics } from "../../src/observe/metrics.ts";
+import { type EngineHouse, openPolling, openSocket, startEngineHouse } from "../fixture/engine.ts";
+
+const houses: EngineHouse[] = [];
+afterEach(async () => {
+  for (const house of houses.splice(0)) await house.stop();
+});
+
+function start(options: Parameters<typeof startEngineHouse>[0]): EngineHouse {
+  const house = startEngineHouse(options);
+  houses.push(house);
+  return house;
+}
+
+const handshake = (url: string, more = "") => fetch(`${url}/socket.io/?EIO=4&transport=polling${more}`);
+
+test("createEngine refuses sessions beyond its ceiling, and lets the next in when one has ended", async () => {
+  const { url, io, metrics } = start({ connectionsMax: 2 });
+  const polling = await openPolling(url);
+  const socket = openSocket(url, "");
+  expect(await socket.opened).toBe(true);
+  const refused = await handshake(url);
+  expect(refused.status).toBe(503);
+  expect(refused.headers.get("retry-after")).toBe("10");
+  expect(await refused.json()).toMatchObject({ code: "overloaded", retryable: true, retry_after_ms: 10_000 });
+  expect(await openSocket(url, "").opened).toBe(false);
+  expect(metrics.snapshot()).toMatchObject({ handshakes_overloaded_total: 2, handshakes_refused_total: 2 });
+
+  // Those that are in go on, the one that polls onto a WebSocket too.
+  await polling.post("40");
+  expect(await (await polling.poll()).text()).toStartWith("40{");
+  const taking = openSocket(url, `&sid=${polling.sid}`);
+  expect(await taking.opened).toBe(true);
+  taking.socket.close();
+
+  const gone = new Promise<void>((resolve) => {
+    io.engine.once("connection", () => {});
+    for (const conn of houses[0]?.engine.connections() ?? [])
+      if (conn.transport.name === "websocket") conn.once("close", () => resolve());
+  });
+  socket.socket.close();
+  await gone;
+  expect((await handshake(url)).status).toBe(200);
+});
+
+test("createEngine refuses an address that comes too often with 429 and when to come again", async () => {
+  let now = 0;
+  const metrics = createMetrics();
+  const admission = createAdmission({
+    rate: { perSecond: 1, burst: 2 },
+    inFlightMax: 1,
+    monotonicNow: () => now,
+    metrics,
+  });
+  const { url } = start({ metrics, admitHandshake: admission.admitHandshake });
+  // Ten a second, fifty seconds' worth at once; what breaks the protocol costs nothing.
+  for (let come = 0; come < 499; come++) admission.admitHandshake("127.0.0.1");
+  expect((await handshake(url, "&EIO=3")).status).toBe(200);
+  expect((await fetch(`${url}/socket.io/?EIO=3&transport=polling`)).status).toBe(400);
+  const refused = await handshake(url);
+  expect(refused.status).toBe(429);
+  expect(refused.headers.get("retry-after")).toBe("1");
+  expect(await refused.json()).toMatchObject({ code: "rate_limited", retryable: true, retry_after_ms: 100 });
+  expect(await openSocket(url, "").opened).toBe(false);
+  expect(metrics.snapshot()).toMatchObject({ handshakes_rate_limited_total: 2 });
+  now = 100;
+  const socket = openSocket(url, "");
+  expect(await socket.opened).toBe(true);
+  socket.socket.close();
+});
