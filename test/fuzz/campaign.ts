@@ -1,6 +1,7 @@
 /** A whole fuzz: every surface in rounds against one running program, the canaries, and what is left of it all. */
 
 import { createChance } from "../fixture/chance.ts";
+import { freshDatabase, startMongo } from "../fixture/mongodb.ts";
 import { type Program, startProgram, temporaryFolder } from "../fixture/program.ts";
 import { sampleProcess } from "../soak/samples.ts";
 import { startCanary } from "./canary.ts";
@@ -19,6 +20,7 @@ export interface CampaignOptions {
   readonly inputs: number;
   /** After each round the program rests and is measured; memory is judged from three rounds on. */
   readonly rounds: number;
+  readonly store: "sqlite" | "mongodb";
   /** Names of surfaces; empty: all. */
   readonly only: readonly string[];
 }
@@ -80,6 +82,7 @@ export async function campaign(
   say: (line: string) => void,
 ): Promise<CampaignReport> {
   const folder = await temporaryFolder();
+  const mongo = options.store === "mongodb" ? await startMongo() : undefined;
   const program = await startProgram({
     cwd: folder.path,
     env: {
@@ -88,12 +91,14 @@ export async function campaign(
       LOG_LEVEL: "debug",
       PING_INTERVAL_MS: String(PING_INTERVAL_MS),
       PING_TIMEOUT_MS: String(PING_TIMEOUT_MS),
+      ...(mongo !== undefined && { MONGODB_URI: mongo.uri, MONGODB_DB_NAME: freshDatabase() }),
     },
   });
   try {
     return await against(program, options, say);
   } finally {
     await program.end("SIGKILL");
+    await mongo?.stop();
     await folder.remove();
   }
 }

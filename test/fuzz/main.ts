@@ -3,6 +3,7 @@
  *   --inputs N      for each surface (default 100000)
  *   --seed N        the inputs; printed when none is named
  *   --rounds N      rests between them, after which memory is compared (default 5)
+ *   --store NAME    sqlite (default) or mongodb
  *   --only NAME     one surface; may be given more than once
  *   --outcomes      shows where the inputs led
  * Exits 1 when anything was found. Each lane keeps the inputs that led to an outcome (status, code, issues, what the
@@ -11,13 +12,14 @@
 
 import { parseArgs } from "node:util";
 import { freshSeed } from "../fixture/chance.ts";
-import { campaign, SURFACES } from "./campaign.ts";
+import { type CampaignOptions, campaign, SURFACES } from "./campaign.ts";
 
 const { values } = parseArgs({
   options: {
     inputs: { type: "string", default: "100000" },
     seed: { type: "string", default: String(freshSeed()) },
     rounds: { type: "string", default: "5" },
+    store: { type: "string", default: "sqlite" },
     only: { type: "string", multiple: true, default: [] },
     outcomes: { type: "boolean", default: false },
   },
@@ -35,10 +37,13 @@ function wholeNumber(name: "inputs" | "seed" | "rounds"): number {
 for (const name of values.only) {
   if (!SURFACES.some((surface) => surface === name)) refuse(`--only knows ${SURFACES.join(", ")}`);
 }
-const options = {
+const { store } = values;
+if (store !== "sqlite" && store !== "mongodb") refuse("--store must be sqlite or mongodb");
+const options: CampaignOptions = {
   inputs: wholeNumber("inputs"),
   seed: wholeNumber("seed"),
   rounds: Math.max(1, wholeNumber("rounds")),
+  store,
   only: values.only,
 };
 console.log(`fuzz: ${JSON.stringify(options)}`);

@@ -40,6 +40,8 @@ export function exchange(
   { halfClose = false } = {},
 ): Promise<HttpAnswer | undefined> {
   const { promise, resolve, reject } = Promise.withResolvers<HttpAnswer | undefined>();
+  // The answer to a HEAD announces a body that does not come.
+  const hasBody = Buffer.from(bytes.subarray(0, 5)).toString("latin1") !== "HEAD ";
   let got: Buffer = Buffer.alloc(0);
   const socket = connect(port, "127.0.0.1", () => {
     if (halfClose) socket.end(bytes);
@@ -57,20 +59,20 @@ export function exchange(
   }, ANSWER_MS);
   socket.on("data", (data: Buffer) => {
     got = got.length === 0 ? data : Buffer.concat([got, data]);
-    const answer = answerOf(got, false);
+    const answer = answerOf(got, false, hasBody);
     if (answer !== undefined) finish(answer);
   });
   socket.on("error", () => {});
-  socket.on("close", () => finish(answerOf(got, true)));
+  socket.on("close", () => finish(answerOf(got, true, hasBody)));
   return promise;
 }
 
-function answerOf(bytes: Buffer, ended: boolean): HttpAnswer | undefined {
+function answerOf(bytes: Buffer, ended: boolean, hasBody: boolean): HttpAnswer | undefined {
   const end = bytes.indexOf("\r\n\r\n");
   if (end === -1) return undefined;
   const [statusLine = "", ...lines] = bytes.subarray(0, end).toString("latin1").split("\r\n");
   const status = Number(/^HTTP\/1\.1 (\d{3})/.exec(statusLine)?.[1] ?? 0);
-  if (status === 100) return answerOf(bytes.subarray(end + 4), ended);
+  if (status === 100) return answerOf(bytes.subarray(end + 4), ended, hasBody);
   const headers = new Map(
     lines.map((line) => {
       const colon = line.indexOf(":");
@@ -79,18 +81,13 @@ function answerOf(bytes: Buffer, ended: boolean): HttpAnswer | undefined {
   );
   const rest = bytes.subarray(end + 4);
   const announced = headers.get("content-length");
-  const length =
-    status === 204 || status === 304 || status === 101
-      ? 0
-      : announced === undefined
-        ? undefined
-        : Number(announced);
+  const isBare = !hasBody || status === 204 || status === 304 || status === 101;
+  const length = isBare ? 0 : announced === undefined ? undefined : Number(announced);
   if (length === undefined) {
     if (!ended && !(headers.get("transfer-encoding") === "chunked" && rest.includes("\r\n0\r\n\r\n")))
       return undefined;
     return { status, headers, body: rest.toString(), more: false };
   }
-  // The answer to a HEAD announces a body that does not come; whoever asks with HEAD closes for it.
   if (rest.length < length && !ended) return undefined;
   return { status, headers, body: rest.subarray(0, length).toString(), more: rest.length > length };
 }
