@@ -9,7 +9,7 @@ import type { Metrics } from "../observe/metrics.ts";
 import type { MessageRepository, StoreStatus } from "../repository/repository.ts";
 import { type Admission, createAdmission } from "./admission.ts";
 import { createCommits } from "./commits.ts";
-import { createFeeds, type Deliver } from "./feeds.ts";
+import { createFeeds, type Deliver, type Dismiss } from "./feeds.ts";
 import { createHistory, type History } from "./history.ts";
 import { createOccupancy } from "./presence.ts";
 import { type Announce, createRooms, type Rooms } from "./rooms.ts";
@@ -37,6 +37,7 @@ export interface ChatOptions extends SendWorld {
   /** How the members on this node are reached. */
   readonly deliver: Deliver;
   readonly announce: Announce;
+  readonly dismiss: Dismiss;
   readonly rate: Rate | null;
   readonly inFlightMax: number;
   readonly monotonicNow: () => number;
@@ -47,7 +48,7 @@ export interface ChatOptions extends SendWorld {
 export function createChat(options: ChatOptions): Chat {
   const { repository, bus, log, metrics, now } = options;
   const admission = createAdmission(options);
-  const feeds = createFeeds({ repository, deliver: options.deliver, log, metrics });
+  const feeds = createFeeds({ repository, deliver: options.deliver, dismiss: options.dismiss, log, metrics });
   const commits = createCommits({
     repository,
     bus,
@@ -62,8 +63,13 @@ export function createChat(options: ChatOptions): Chat {
   const beat = setInterval(async () => {
     if (beating) return; // the store is slow: the last question is still open
     beating = true;
-    await feeds.beat();
-    beating = false;
+    try {
+      await feeds.beat();
+    } catch (error) {
+      log.error("beat_failed", { error });
+    } finally {
+      beating = false;
+    }
   }, LIMITS.headPollMs);
   beat.unref();
   return {

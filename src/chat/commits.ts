@@ -62,7 +62,7 @@ export function createCommits(options: CommitsOptions): Commits {
   let waiting: Waiting[] = [];
   let waitingBytes = 0;
   let lateness: ReturnType<typeof setTimeout> | undefined;
-  let running: Promise<void> | null = null;
+  let running = false;
   /** The batch that is with the store. */
   let committing: Promise<void> | null = null;
 
@@ -121,6 +121,7 @@ export function createCommits(options: CommitsOptions): Commits {
   }
 
   async function run(): Promise<void> {
+    running = true;
     // One turn of the event loop, so that all frames of one read of the sockets make one batch.
     await new Promise<void>((resume) => setImmediate(resume));
     while (waiting.length > 0) {
@@ -128,15 +129,15 @@ export function createCommits(options: CommitsOptions): Commits {
       await committing;
     }
     committing = null;
-    running = null;
+    running = false;
   }
 
   async function commitBatch(batch: readonly Waiting[]): Promise<void> {
     const results = await append(batch);
     metrics.count("commits_total");
-    const stored = results.flatMap((result) => (result.kind === "stored" ? [result.message] : []));
-    metrics.count("messages_stored_total", stored.length);
-    bus.publish(stored);
+    metrics.count("messages_stored_total", results.filter(({ kind }) => kind === "stored").length);
+    // A duplicate too: it proves that a message is there of which, after an unknown outcome, nobody may have heard.
+    bus.publish(results.flatMap((result) => (result.kind === "refused" ? [] : [result.message])));
     answer(batch, results);
   }
 
@@ -170,7 +171,7 @@ export function createCommits(options: CommitsOptions): Commits {
       const now = monotonicNow();
       waiting.push({ draft, deadline: now + queueMs, answered: promise, resolve, reject });
       waitingBytes += draft.textBytes;
-      running ??= run();
+      if (!running) void run();
       if (lateness === undefined) watchLateness(now);
       return promise;
     },

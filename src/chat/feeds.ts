@@ -4,10 +4,10 @@
  * bus lost: a number that jumps is a gap, and a gap is read from the store before anything after it is delivered.
  */
 
-import type { Epoch, RoomName, Seq } from "../domain/ids.ts";
+import { type Epoch, type RoomName, SEQ_ZERO, type Seq } from "../domain/ids.ts";
 import type { Message } from "../domain/message.ts";
 import type { RoomHead } from "../domain/sequence.ts";
-import { assert } from "../errors.ts";
+import { assert, ChatError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
@@ -16,10 +16,16 @@ import type { MessageRepository } from "../repository/repository.ts";
 /** Delivers committed messages of one room, in this order, to all its members on this node, within the tick. */
 export type Deliver = (room: RoomName, messages: readonly Message[]) => void;
 
+/** Lets go of all members of a room on this node that can no longer be told everything: they come back and resume. */
+export type Dismiss = (room: RoomName) => void;
+
 export interface Feed {
   /** The last number delivered. */
   delivered(): Seq;
-  /** Reads and delivers what the room has not been told up to `target`. Rejects with `storage_unavailable`. */
+  /**
+   * Reads and delivers what the room has not been told up to `target`. Rejects with `storage_unavailable`, also when the
+   * store began another life meanwhile: then nothing that was read before is worth anything.
+   */
   advanceTo(target: Seq): Promise<void>;
 }
 
@@ -46,6 +52,7 @@ export interface Feeds {
 export interface FeedsOptions {
   readonly repository: Pick<MessageRepository, "readAfter" | "heads" | "shared">;
   readonly deliver: Deliver;
+  readonly dismiss: Dismiss;
   readonly log: Log;
   readonly metrics: Metrics;
 }
@@ -61,6 +68,8 @@ interface State {
   occupied: boolean;
   catchingUp: Promise<void> | null;
   target: Seq;
+  /** Counts the lives of the store that this feed has seen: what was read in one is worth nothing in the next. */
+  life: number;
   /** The last beat saw the store behind what was delivered. */
   ahead: boolean;
 }
@@ -73,7 +82,7 @@ const DOUBT_BEATS = Math.ceil((2 * LIMITS.storeTimeoutMs) / LIMITS.headPollMs);
 
 const CATCH_UP = { messagesMax: LIMITS.catchUpMessagesMax, textBytesMax: LIMITS.catchUpBytesMax };
 
-export function createFeeds({ repository, deliver, log, metrics }: FeedsOptions): Feeds {
+export function createFeeds({ repository, deliver, dismiss, log, metrics }: FeedsOptions): Feeds {
   const feeds = new Map<RoomName, State>();
   /** Rooms in doubt, and for how many more beats. */
   const doubtful = new Map<RoomName, number>();
@@ -86,7 +95,14 @@ export function createFeeds({ repository, deliver, log, metrics }: FeedsOptions)
       for (const message of messages)
         if (collector.length < LIMITS.replayMessagesMax) collector.push(message);
     }
-    if (feed.occupied) deliver(feed.room, messages);
+    if (!feed.occupied) return;
+    try {
+      deliver(feed.room, messages);
+    } catch (error) {
+      // Nobody knows who was told. Never skipped in silence: whoever is in the room resumes from what it has.
+      log.error("delivery_failed", { room: feed.room, error });
+      dismiss(feed.room);
+    }
   }
 
   /** Delivers what follows directly on what was delivered, and forgets what was delivered before. */
@@ -119,14 +135,23 @@ export function createFeeds({ repository, deliver, log, metrics }: FeedsOptions)
     if (feed.delivered === null) return;
     tellPending(feed);
     if (feed.pending.length === 0 || feed.catchingUp !== null) return;
-    advance(feed, feed.target).catch((error) => {
-      log.warn("room_gap_unread", { room: feed.room, error });
-      doubtful.set(feed.room, DOUBT_BEATS);
-    });
+    advance(feed, feed.target).catch(() => {}); // catchUp has said so, and put the room in doubt
   }
 
-  /** Begins where the store stands: a feed that is new, or one from an earlier life of the store. */
-  function begin(feed: State, head: Pick<RoomHead, "seq" | "epoch">): void {
+  /** The store began another life under the members: what they have is of the old one. */
+  function forget(feed: State): void {
+    log.warn("room_life_changed", { room: feed.room, delivered: feed.delivered });
+    feed.epoch = null;
+    feed.delivered = null;
+    feed.pending = [];
+    feed.target = SEQ_ZERO;
+    feed.ahead = false;
+    feed.life += 1;
+    if (feed.occupied) dismiss(feed.room);
+  }
+
+  /** Begins where the store stands. */
+  function begin(feed: State, head: RoomHead): void {
     feed.epoch = head.epoch;
     feed.delivered = head.seq;
     feed.target = head.seq;
@@ -144,6 +169,11 @@ export function createFeeds({ repository, deliver, log, metrics }: FeedsOptions)
   async function catchUp(feed: State): Promise<void> {
     try {
       await readUntilTarget(feed);
+    } catch (error) {
+      log.warn("room_gap_unread", { room: feed.room, error });
+      // For whoever waits for it, and for what came behind the gap meanwhile and is nobody's.
+      doubtful.set(feed.room, DOUBT_BEATS);
+      throw error;
     } finally {
       // In the same step as the loop's end, or a target raised in between would be nobody's.
       feed.catchingUp = null;
@@ -155,18 +185,21 @@ export function createFeeds({ repository, deliver, log, metrics }: FeedsOptions)
       feed.delivered !== null && feed.delivered < feed.target,
       "a feed that catches up has something to read",
     );
+    const { life } = feed;
     while (feed.delivered < feed.target) {
       const page = await repository.readAfter(feed.room, feed.delivered, CATCH_UP);
       metrics.count("room_gaps_read_total");
+      if (feed.life !== life) throw new ChatError("storage_unavailable", { cause: "another life began" });
       // While we read, the missing numbers may have come by the bus after all.
       const missing: readonly Message[] = page.messages.filter(({ seq }) => seq > (feed.delivered as Seq));
       tell(feed, missing);
       tellPending(feed);
       if (page.messages.length === 0 && feed.delivered < feed.target) {
-        // Retention, or a wiped store: these numbers will never come. Members see the jump and can resume.
+        // Retention took them: these numbers will never come. Members learn so when they resume.
         log.warn("room_gap_gone", { room: feed.room, after: feed.delivered, head: page.head.seq });
         feed.delivered = feed.target;
         feed.pending = [];
+        if (feed.occupied) dismiss(feed.room);
       }
     }
   }
@@ -181,9 +214,7 @@ export function createFeeds({ repository, deliver, log, metrics }: FeedsOptions)
     // A server that was just elected may for a moment know less than its predecessor had confirmed: once is no proof, and
     // to begin anew would tell everyone everything again.
     if (!feed.ahead || !wasAhead || feed.epoch === null) return;
-    feed.ahead = false;
-    log.warn("room_went_back", { room, delivered: before, head });
-    begin(feed, { seq: head, epoch: feed.epoch });
+    forget(feed);
   }
 
   function dropIfUnused(feed: State): void {
@@ -201,7 +232,8 @@ export function createFeeds({ repository, deliver, log, metrics }: FeedsOptions)
       collectors: new Set(),
       occupied: false,
       catchingUp: null,
-      target: 0 as Seq,
+      target: SEQ_ZERO,
+      life: 0,
       ahead: false,
     };
     feeds.set(room, made);
@@ -228,14 +260,19 @@ export function createFeeds({ repository, deliver, log, metrics }: FeedsOptions)
       return {
         collected,
         start(head) {
-          if (feed.epoch !== head.epoch) {
+          if (feed.epoch !== null && feed.epoch !== head.epoch) forget(feed);
+          if (feed.epoch === null) {
             begin(feed, head);
             tellOrCatchUp(feed);
           }
+          const { life } = feed;
           return {
             delivered: () => feed.delivered as Seq,
-            advanceTo: (target) =>
-              target > (feed.delivered as Seq) ? advance(feed, target) : Promise.resolve(),
+            async advanceTo(target) {
+              if (target > (feed.delivered as Seq)) await advance(feed, target);
+              if (feed.life !== life)
+                throw new ChatError("storage_unavailable", { cause: "another life began" });
+            },
           };
         },
         release() {
@@ -266,9 +303,10 @@ export function createFeeds({ repository, deliver, log, metrics }: FeedsOptions)
         const before = rooms.map((room) => feeds.get(room)?.delivered ?? null);
         try {
           const heads = await repository.heads(rooms);
-          await Promise.all(
-            rooms.map((room, index) => compare(room, heads[index] as Seq, before[index] ?? null)),
-          );
+          for (const [index, room] of rooms.entries()) {
+            // One after the other: each may have a long gap to read, and memory is for the living.
+            await compare(room, heads[index] as Seq, before[index] ?? null).catch(() => {});
+          }
         } catch (error) {
           for (const room of rooms) doubtful.set(room, DOUBT_BEATS);
           log.debug("room_heads_unknown", { rooms: rooms.length, error });

@@ -6,7 +6,7 @@
 import type { Server as SocketServer, Socket } from "socket.io";
 import { ANONYMOUS } from "../auth/viewer.ts";
 import type { Chat } from "../chat/chat.ts";
-import type { Deliver } from "../chat/feeds.ts";
+import type { Deliver, Dismiss } from "../chat/feeds.ts";
 import type { Announce } from "../chat/rooms.ts";
 import type { Session } from "../chat/session.ts";
 import type { RoomName } from "../domain/ids.ts";
@@ -35,7 +35,7 @@ type ChatSocket = Socket<Nothing, ServerEvents, Nothing, Nothing>;
 const topicOf = (room: RoomName) => `room:${room}`;
 
 /** How members are reached: each message is encoded once for the whole room, in the tick of the call. */
-export function createBroadcast(io: ChatServer): { deliver: Deliver; announce: Announce } {
+export function createBroadcast(io: ChatServer): { deliver: Deliver; announce: Announce; dismiss: Dismiss } {
   return {
     deliver(room, messages) {
       const members = io.to(topicOf(room));
@@ -45,6 +45,12 @@ export function createBroadcast(io: ChatServer): { deliver: Deliver; announce: A
       io.to(topicOf(room))
         .except(exceptConnection)
         .emit(kind === "joined" ? "user_joined" : "user_left", presenceToWire(room, userId, at));
+    },
+    dismiss(room) {
+      for (const id of [...(io.of("/").adapter.rooms.get(topicOf(room)) ?? [])]) {
+        // The transport, not the socket: a client comes back from that by itself.
+        io.of("/").sockets.get(id)?.conn.close();
+      }
     },
   };
 }

@@ -1,15 +1,17 @@
 import { Database } from "bun:sqlite";
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { createFeeds, type Feeds } from "../../src/chat/feeds.ts";
+import { parseEpoch } from "../../src/domain/ids.ts";
 import type { Message } from "../../src/domain/message.ts";
 import { ChatError } from "../../src/errors.ts";
 import { LIMITS } from "../../src/limits.ts";
 import { createMetrics } from "../../src/observe/metrics.ts";
-import { chance, drafts, range, room, seq, stored } from "../contract/drafting.ts";
+import { assured, chance, drafts, range, room, seq, stored } from "../contract/drafting.ts";
 import { type GatedRepository, gated, watchedLog } from "../fixture/gated.ts";
 import { openSqlite, scratch } from "../fixture/sqlite.ts";
 
 const LOBBY = room("lobby");
+const epoch = (name: string) => assured(parseEpoch(name));
 const seed = Number(process.env.FEEDS_SEED ?? Math.floor(Math.random() * 2 ** 31));
 
 let folder: Awaited<ReturnType<typeof scratch>>;
@@ -23,13 +25,17 @@ async function occupied({ shared = false } = {}) {
   const repository = gated(await openSqlite(folder.path), { shared });
   const { log, logged } = watchedLog();
   const told: number[] = [];
+  const deafRooms = new Set<string>();
+  const dismissed: string[] = [];
   const watchers: { count: number; resolve: () => void }[] = [];
   const feeds = createFeeds({
     repository,
-    deliver(_, messages) {
+    deliver(name, messages) {
+      if (deafRooms.has(name)) throw new Error("the sockets are on fire");
       told.push(...messages.map((message) => Number(message.seq)));
       for (const watcher of watchers) if (told.length >= watcher.count) watcher.resolve();
     },
+    dismiss: (name) => dismissed.push(name),
     log,
     metrics: createMetrics(),
   });
@@ -41,6 +47,8 @@ async function occupied({ shared = false } = {}) {
     repository,
     feeds,
     told,
+    deafRooms,
+    dismissed,
     logged,
     toldOf(count: number) {
       const { promise, resolve } = Promise.withResolvers<void>();
@@ -182,9 +190,9 @@ describe("beat", () => {
     expect(told).toEqual([1]);
   });
 
-  test("begins anew when the store went back and stays there, and not when it only looked so", async () => {
+  test("lets the members go when the store went back and stays there, not when it only looked so", async () => {
     await using lobby = await occupied({ shared: true });
-    const { repository, feeds, told } = lobby;
+    const { repository, feeds, told, dismissed } = lobby;
     await using here = await scratch();
     await using there = await scratch();
     const [newer, older] = [await openSqlite(here.path), await openSqlite(there.path)];
@@ -198,12 +206,90 @@ describe("beat", () => {
     await feeds.beat();
     feeds.accept(await append(repository, 1));
     expect(told).toEqual(range(1, 6));
+    expect(dismissed).toEqual([]);
     repository.replace(older);
     await feeds.beat();
     await feeds.beat();
+    expect(dismissed).toEqual(["lobby"]);
+    const back = feeds.hold(LOBBY);
+    back.start(await repository.head(LOBBY));
+    back.release();
     feeds.accept(await append(repository, 1));
     expect(told).toEqual([...range(1, 6), 3]);
     await newer.close();
+  });
+});
+
+describe("a fault", () => {
+  test("in one room's delivery lets its members go, and the other rooms hear", async () => {
+    await using lobby = await occupied();
+    const { repository, feeds, told, dismissed, deafRooms, logged } = lobby;
+    const aside = feeds.hold(room("aside"));
+    aside.start(await repository.head(room("aside")));
+    feeds.setOccupied(room("aside"), true);
+    aside.release();
+    deafRooms.add("lobby");
+    const said = logged("delivery_failed");
+    const batch = [...drafts("lobby", 2), ...drafts("aside", 3)];
+    feeds.accept((await repository.append(batch)).map(stored));
+    expect(told).toEqual([1, 2, 3]);
+    expect(dismissed).toEqual(["lobby"]);
+    await said;
+  });
+
+  test("in a join's catch-up leaves what came behind the gap to the next beat", async () => {
+    await using lobby = await occupied();
+    const { repository, feeds, told } = lobby;
+    await append(repository, 2); // lost by the bus
+    const hold = feeds.hold(LOBBY);
+    const feed = hold.start(await repository.head(LOBBY));
+    const reading = repository.hold("readAfter", "before");
+    const joined = feed.advanceTo(seq(2));
+    await reading.reached;
+    feeds.accept(await append(repository, 1));
+    repository.close(); // what the held read meets when it goes on
+    reading.release();
+    await expect(joined).rejects.toMatchObject({ code: "storage_unavailable" });
+    hold.release();
+    await using here = await scratch();
+    const back = await openSqlite(here.path);
+    await back.append(drafts("lobby", 3));
+    repository.replace(back);
+    await feeds.beat();
+    expect(told).toEqual([1, 2, 3]);
+    await back.close();
+  });
+});
+
+describe("another life of the store", () => {
+  test("lets the members go at the first join that sees it, and begins there", async () => {
+    await using lobby = await occupied();
+    const { repository, feeds, told, dismissed } = lobby;
+    feeds.accept(await append(repository, 5));
+    const hold = feeds.hold(LOBBY);
+    const head = await repository.head(LOBBY);
+    const feed = hold.start({ ...head, epoch: epoch("another"), seq: seq(2) });
+    expect(dismissed).toEqual(["lobby"]);
+    expect(feed.delivered()).toBe(seq(2));
+    hold.release();
+    expect(told).toEqual(range(1, 5));
+  });
+
+  test("is no life for a join that began in the last one", async () => {
+    await using lobby = await occupied();
+    const { repository, feeds, told } = lobby;
+    await append(repository, 3);
+    const head = await repository.head(LOBBY);
+    const [late, early] = [feeds.hold(LOBBY), feeds.hold(LOBBY)];
+    const feed = late.start(head);
+    const reading = repository.hold("readAfter", "answered");
+    const joined = feed.advanceTo(head.seq);
+    await reading.reached;
+    early.start({ ...head, epoch: epoch("another"), seq: seq(0) });
+    reading.release();
+    await expect(joined).rejects.toMatchObject({ code: "storage_unavailable" });
+    expect(told).toEqual([]);
+    for (const hold of [late, early]) hold.release();
   });
 });
 

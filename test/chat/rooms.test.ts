@@ -41,6 +41,7 @@ async function opened(path: string) {
     deliver(_, messages) {
       for (const member of members) member.live.push(...messages.map((message) => Number(message.seq)));
     },
+    dismiss: () => undefined,
     log: silentLog,
     metrics: createMetrics(),
   });
