@@ -169,7 +169,8 @@ export const FAULTS = {
     holdMs: [800, 1_500],
     async begin({ cableAt, burst }, { pick }) {
       const clogged = cableAt(pick).clog();
-      burst(60, 12_000);
+      // More than the kernel takes for a reader who reads nothing.
+      burst(110, 15_500);
       return () => clogged.restore();
     },
   },

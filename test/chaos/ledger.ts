@@ -74,6 +74,7 @@ export function createLedger(watch: Watch) {
   const said = new Map<string, Said>();
   const violations: Violation[] = [];
   const sightings: (Sightings & { last: number })[] = [];
+  /** How often each code was answered; "none" where the connection broke first. */
   const refusals = new Map<string, number>();
   /** Numbers that one connection's sends got, by the order of their emission. */
   const emissions = new Map<string, { readonly order: number; readonly seq: number }[]>();
@@ -119,7 +120,10 @@ export function createLedger(watch: Watch) {
       emission?: { readonly connection: string; readonly order: number },
     ): void {
       const name = `"${label(entry.text)}"`;
-      if (answer.kind === "broken") entry.unknowns += 1;
+      if (answer.kind === "broken") {
+        entry.unknowns += 1;
+        refusals.set("none", (refusals.get("none") ?? 0) + 1);
+      }
       if (answer.kind === "refused") {
         refusals.set(answer.code, (refusals.get(answer.code) ?? 0) + 1);
         if (UNKNOWN_CODES.has(answer.code)) {

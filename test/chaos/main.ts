@@ -99,7 +99,7 @@ function tell({
   const recovered = recoveriesMs.map((ms) => Math.round(ms)).join(", ");
   const slow = slowDisconnected > 0 ? `, ${slowDisconnected} slow readers disconnected` : "";
   console.log(
-    `${violations.length === 0 ? "kept " : "BROKE"} ${summary(plan)} | ${seconds.toFixed(1)} s, ${acked} acked, ${delivered} delivered, recovered in ${recovered} ms${slow}`,
+    `${violations.length === 0 ? "kept " : "BROKE"} ${summary(plan)} | ${seconds.toFixed(1)} s, ${acked} acked, ${delivered} delivered, recovered in ${recovered} ms${slow}${refused.join("")}`,
   );
   for (const { kind, what } of violations) console.log(`      ${kind}: ${what}`);
 }

@@ -56,7 +56,9 @@ const PING_TIMEOUT_MS = 1_200;
 /** Least that is allowed for one client to leave unread. */
 const OUTBOUND_LIMIT_BYTES = 600_000;
 const STORM_MS = 15_000;
-const COME_BACK_MS = 15_000;
+const COME_BACK_MS = 8_000;
+/** Where promises are broken already, nobody is waited for. */
+const GIVE_UP_MS = 2_000;
 
 export async function openStage(plan: Plan, options: StageOptions): Promise<Stage> {
   const { command, machines, database, stormClients } = options;
@@ -192,5 +194,5 @@ export const allShown = (stage: Stage, heads: ReadonlyMap<string, number>): Prom
       stage.residents.every((resident) =>
         [...heads].every(([room, seq]) => resident.isIn(room) && resident.last(room) >= seq),
       ),
-    COME_BACK_MS * crowding(),
+    stage.ledger.violations.length > 0 ? GIVE_UP_MS : COME_BACK_MS * crowding(),
   );

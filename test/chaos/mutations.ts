@@ -1,0 +1,255 @@
+/**
+ * A test of the harness itself: the service with one defect planted at a time. Each must be caught by the plans that it is
+ * given, in a way that says what is wrong; and the service without a defect must pass the same plans.
+ */
+
+import { cp, mkdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { join, resolve } from "node:path";
+import { temporaryFolder } from "../fixture/program.ts";
+import { openDatabase } from "./database.ts";
+import type { FaultName, StoreKind } from "./faults.ts";
+import type { ViolationKind } from "./ledger.ts";
+import { openMachines } from "./machine.ts";
+import { alone } from "./plan.ts";
+import { play } from "./play.ts";
+import type { StageOptions } from "./stage.ts";
+
+interface Edit {
+  readonly file: string;
+  /** Must stand there exactly once. */
+  readonly from: string;
+  readonly to: string;
+}
+
+interface Mutation {
+  readonly defect: string;
+  readonly store: StoreKind;
+  readonly edits: readonly Edit[];
+  /** Plays each in turn, until one of these is found. */
+  readonly faults: readonly FaultName[];
+  readonly caughtAs: readonly ViolationKind[];
+}
+
+const MUTATIONS: readonly Mutation[] = [
+  {
+    defect: "ack before commit: the transaction is ended some time after its messages were acked",
+    store: "sqlite",
+    edits: [
+      {
+        file: "src/repository/sqlite-append.ts",
+        from: "      begin.run();\n",
+        to: "      if (!db.inTransaction) begin.run();\n",
+      },
+      {
+        file: "src/repository/sqlite-append.ts",
+        from: "        (written ? commit : rollback).run();\n",
+        to: "        if (written) setTimeout(() => db.inTransaction && commit.run(), 40);\n",
+      },
+      {
+        // Cannot be asked for in the middle of a transaction.
+        file: "src/repository/sqlite-wal.ts",
+        from: "bytes: () => Number(look.values()[0]?.[1]) * (pageBytes + FRAME_HEADER_BYTES)",
+        to: "bytes: () => 0",
+      },
+    ],
+    faults: ["kill", "kill", "kill"],
+    caughtAs: ["lost", "unsaid"],
+  },
+  {
+    defect: "delivering and acking before the sync has ended",
+    store: "sqlite",
+    edits: [
+      {
+        file: "src/repository/sqlite.ts",
+        from: "    if (committed.written) {\n      try {\n        await wal.sync();",
+        to: "    if (committed.written) {\n      try {\n        wal.sync().catch(() => {});",
+      },
+    ],
+    faults: ["syncHangs", "syncHangs"],
+    caughtAs: ["early"],
+  },
+  {
+    defect: "skipped seq: some messages take the number after the next",
+    store: "sqlite",
+    edits: [
+      {
+        file: "src/repository/sqlite-append.ts",
+        from: "    const seq = room.seq + 1;\n",
+        to: "    const seq = room.seq + (room.seq % 40 === 39 ? 2 : 1);\n",
+      },
+    ],
+    faults: ["kill"],
+    caughtAs: ["hole"],
+  },
+  {
+    defect: "lost duplicate check: the store forgets the client ids",
+    store: "sqlite",
+    edits: [
+      {
+        file: "src/repository/sqlite-append.ts",
+        from: "insert.run(room.id, seq, id, userId, clientId, text, timestamp, receivedAt)",
+        to: "insert.run(room.id, seq, id, userId, null, text, timestamp, receivedAt)",
+      },
+    ],
+    faults: ["kill", "cableCut"],
+    caughtAs: ["twice"],
+  },
+  {
+    defect: "unsubscribed upgrade: who goes over to a WebSocket is in no room's topic",
+    store: "sqlite",
+    edits: [
+      {
+        file: "src/realtime/fanout.ts",
+        from: "      this.#unloop(id, room);\n      if (room !== id) native.subscribe(this.#topic(room));\n",
+        to: "      this.#unloop(id, room);\n",
+      },
+    ],
+    faults: ["upgradeInBurst"],
+    caughtAs: ["missed", "hole"],
+  },
+  {
+    defect: "slow reader skipped: what does not fit is dropped and the connection stays",
+    store: "sqlite",
+    edits: [
+      {
+        file: "src/realtime/engine.ts",
+        from: "backpressureLimit: outboundBytesMax + 2 * LIMITS.publishedUnflushedBytesMax,",
+        to: "backpressureLimit: 65_536,",
+      },
+      {
+        file: "src/realtime/engine.ts",
+        from: "closeOnBackpressureLimit: true",
+        to: "closeOnBackpressureLimit: false",
+      },
+      {
+        file: "src/realtime/engine-session.ts",
+        from: "if (session.isDoomed || backlogOf(session) <= outboundBytesMax) return;",
+        to: "if (!session.isDoomed) return;",
+      },
+    ],
+    faults: ["readerStops", "readerStops"],
+    caughtAs: ["hole", "missed"],
+  },
+  {
+    defect: "un-awaited store error: the insert is begun and its failure is nobody's",
+    store: "mongodb",
+    edits: [
+      {
+        file: "src/repository/mongo-append.ts",
+        from: "    await messages.insertMany(\n",
+        to: "    void messages.insertMany(\n",
+      },
+      {
+        file: "src/repository/mongo-append.ts",
+        from: "      { ordered: true },\n    );\n",
+        to: "      { ordered: true },\n    ).catch(() => {});\n",
+      },
+    ],
+    faults: ["insertLost", "insertNotPrimary"],
+    caughtAs: ["lost", "unsaid", "hole", "twice", "missed"],
+  },
+  {
+    defect:
+      "blind to others: a room's end is remembered, and a number that is taken already counts as stored",
+    store: "mongodb",
+    edits: [
+      {
+        file: "src/repository/mongo-append.ts",
+        from: "    settleFirst(fault.inserted);\n",
+        to: "    settleFirst(rows.length);\n",
+      },
+    ],
+    faults: ["race", "race"],
+    caughtAs: ["lost", "twice", "unsaid"],
+  },
+];
+
+const ROOT = resolve(import.meta.dir, "../..");
+const SEED = 20_261;
+
+/** A copy of the program with the edits made. Throws when the source does not have what an edit replaces, exactly once. */
+async function planted(folder: string, edits: readonly Edit[]): Promise<readonly string[]> {
+  await rm(folder, { recursive: true, force: true });
+  await mkdir(folder);
+  for (const entry of ["src", "package.json", "tsconfig.json"])
+    await cp(join(ROOT, entry), join(folder, entry), { recursive: true });
+  await symlink(join(ROOT, "node_modules"), join(folder, "node_modules"));
+  for (const { file, from, to } of edits) {
+    const path = join(folder, file);
+    const text = await readFile(path, "utf8");
+    const count = text.split(from).length - 1;
+    if (count !== 1) throw new Error(`${file} has this ${count} times, a mutation needs it once:\n${from}`);
+    await writeFile(
+      path,
+      text.replace(from, () => to),
+    );
+  }
+  return [process.execPath, join(folder, "src/main.ts")];
+}
+
+const only = process.argv[2];
+const chosen = MUTATIONS.filter(({ defect }) => only === undefined || defect.startsWith(only));
+const machines = await openMachines();
+const database = await openDatabase();
+const { path, remove } = await temporaryFolder();
+const began = performance.now();
+let missed = 0;
+
+async function playOne(command: readonly string[], store: StoreKind, fault: FaultName, seed: number) {
+  const options: StageOptions = {
+    command,
+    machines,
+    database: store === "mongodb" ? database : null,
+    stormClients: 40,
+  };
+  return play(alone(store, fault, seed), options);
+}
+
+/** What a mutation's plans found, the first of the kinds that it must be caught as; undefined when they found none. */
+async function caught({ store, faults, caughtAs }: Mutation, command: readonly string[]) {
+  for (const [index, fault] of faults.entries()) {
+    const { violations } = await playOne(command, store, fault, SEED + index);
+    const found = violations.find(({ kind }) => caughtAs.includes(kind));
+    if (found !== undefined) return { fault, ...found };
+    if (violations.length > 0)
+      console.log(
+        `      other violations: ${violations.map(({ kind, what }) => `${kind}: ${what}`).join("; ")}`,
+      );
+  }
+  return undefined;
+}
+
+try {
+  for (const mutation of chosen) {
+    const command = await planted(join(path, "program"), mutation.edits);
+    const found = await caught(mutation, command);
+    if (found === undefined) missed += 1;
+    console.log(
+      found === undefined
+        ? `MISSED ${mutation.defect}`
+        : `caught ${mutation.defect} | ${mutation.store}, ${found.fault}: ${found.kind}: ${found.what}`,
+    );
+  }
+  // The control: nothing planted, the same plans, nothing found.
+  const sound = await planted(join(path, "program"), []);
+  const plans = new Map(
+    chosen.flatMap(({ store, faults }) => faults.map((fault) => [`${store} ${fault}`, { store, fault }])),
+  );
+  for (const [name, { store, fault }] of plans) {
+    const { violations } = await playOne(sound, store, fault, SEED);
+    if (violations.length === 0) continue;
+    missed += 1;
+    console.log(
+      `MISSED the control: ${name} found ${violations.map(({ kind, what }) => `${kind}: ${what}`).join("; ")}`,
+    );
+  }
+  console.log(`control: the service as it is passed the same ${plans.size} plans`);
+} finally {
+  await database.close();
+  await machines.remove();
+  await remove();
+}
+console.log(
+  `${chosen.length} mutations, ${missed} missed, ${Math.round((performance.now() - began) / 1_000)} s`,
+);
+process.exit(missed > 0 ? 1 : 0);
