@@ -24,7 +24,7 @@ function moments(wrong: (at: number) => Partial<Moment> = () => ({})): Moment[] 
 
 describe("judge", () => {
   test("finds nothing in a steady run, however noisy", () => {
-    expect(judge(moments(), idle, idle).faults).toEqual([]);
+    expect(judge(moments(), idle, idle, "sqlite").faults).toEqual([]);
   });
 
   const wrong: [string, readonly Moment[], Idle, RegExp][] = [
@@ -38,7 +38,7 @@ describe("judge", () => {
   ];
   for (const [what, run, after, fault] of wrong) {
     test(`catches a drift of ${what}`, () => {
-      const { faults } = judge(run, idle, after);
+      const { faults } = judge(run, idle, after, "sqlite");
       expect(faults).toHaveLength(1);
       expect(faults[0]).toMatch(fault);
     });

@@ -8,13 +8,13 @@ import { freshDatabase, startMongo } from "../fixture/mongodb.ts";
 import { type Program, startProgram, temporaryFolder } from "../fixture/program.ts";
 import { type Book, createBook } from "./book.ts";
 import { createSoakMember, type SoakMember, type Transport } from "./member.ts";
-import { type Idle, judge, type Moment, type SoakResult } from "./report.ts";
+import { type Idle, judge, type Moment, type SoakResult, type Store } from "./report.ts";
 import { sampleProcess, sizeOf } from "./samples.ts";
 import { createVisitors, type Visit } from "./visitors.ts";
 
 export interface SoakOptions {
   readonly minutes: number;
-  readonly store: "sqlite" | "mongodb";
+  readonly store: Store;
   /** Messages a second, about. */
   readonly rate: number;
   readonly seed: number;
@@ -234,7 +234,7 @@ async function run(
   for (const member of members) member.disconnect();
   await Bun.sleep(IDLE_MS);
   const after = await idle(program);
-  const judged = judge(moments, before, after);
+  const judged = judge(moments, before, after, store);
   const code = await program.end();
   const faults = [...book.faults, ...judged.faults];
   if (code !== 0) faults.push(`the program ended with ${code}`);
