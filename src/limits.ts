@@ -93,6 +93,8 @@ export const LIMITS = {
   /** How long a polling answer may lie unread before its connection is closed, in seconds: Bun's unit, at most 255. */
   pollAnswerIdleSeconds: 30,
 
+  /** Bytes to one WebSocket that are gathered for one write: what Bun's cork buffer holds. */
+  gatheredBytesMax: 16_384,
   /** Bytes published to topics after which every connection's backlog is looked at. */
   publishedUnsweptBytesMax: 256_000,
   /** Bytes published to topics in one turn of the loop; beyond them the connections are written to one by one. */

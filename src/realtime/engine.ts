@@ -14,6 +14,7 @@ import { errorToWire } from "../protocol/events.ts";
 import { FAULTS, type Fault, faultOf, isHandshake } from "./engine-request.ts";
 import { createSessions, type Session } from "./engine-session.ts";
 import { countPayload, readPostBody, withoutStrayPongs } from "./polling-post.ts";
+import { createOutbox } from "./engine-outbox.ts";
 import { createPublishMeter } from "./publish-meter.ts";
 
 export interface EngineOptions {
@@ -88,6 +89,7 @@ export function createEngine(options: EngineOptions): ChatEngine {
   const { connectionsMax, admitHandshake, isOriginWelcome, corsOrigin, log, metrics } = options;
 
   const sessions = createSessions({ outboundBytesMax, log, metrics });
+  const outbox = createOutbox();
   const meter = createPublishMeter(sessions.endSlow);
   const addressOf = new WeakMap<Request, string>();
   let isDraining = false;
@@ -264,7 +266,7 @@ export function createEngine(options: EngineOptions): ChatEngine {
   function open(socket: BunWebSocket) {
     const { transport } = socket.data;
     sessions.link(socket);
-    engine.onWebSocketOpen(socket);
+    engine.onWebSocketOpen(outbox.gather(socket));
     // The engine takes a socket in the call that opened it; where its session ended meanwhile, nobody did.
     queueMicrotask(() => {
       if (transport.listeners("packet").length === 0 && socket.readyState === WebSocket.OPEN)
@@ -305,7 +307,10 @@ export function createEngine(options: EngineOptions): ChatEngine {
       const session = sessions.byConnection(connection);
       return session === undefined ? 0 : sessions.backlogOf(session);
     },
-    mayPublish: meter.mayPublish,
+    mayPublish(bytes) {
+      outbox.flush();
+      return meter.mayPublish(bytes);
+    },
     refuseHandshakes() {
       isDraining = true;
     },
