@@ -100,6 +100,7 @@ export function oddJson(chance: Chance, depth = 0): string {
   const kind = chance.below(depth > 3 ? 5 : 9);
   if (kind === 0) return chance.pick(["null", "true", "false", '""', "[]", "{}"]);
   if (kind === 1) return chance.pick(NUMBERS);
+  if (kind === 2 && chance.often(0.002)) return `"${"x".repeat(chance.pick([900_000, 999_900, 1_000_100]))}"`;
   if (kind <= 3) return JSON.stringify(oddText(chance));
   if (kind === 4) return `{"$gt":"${MARK}"}`;
   if (kind === 5) {

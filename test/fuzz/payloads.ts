@@ -1,6 +1,5 @@
 /** The payloads of events: right ones, changed in their structure; each event with an ack gets exactly one answer. */
 
-import { MESSAGE_OVERHEAD_BYTES } from "../../src/limits.ts";
 import type { Chance } from "../fixture/chance.ts";
 import { judgedAck } from "./answers.ts";
 import { changedFields, type Fields, jsonOf, oddJson, oddText } from "./hostile.ts";
@@ -114,10 +113,14 @@ const LIBRARY_CLOSES = new Set([
   "removeListener",
 ]);
 
+/** The default of MAX_FRAME_BYTES, and what a packet has around its arguments. */
+const FRAME_BYTES_MAX = 1_000_000;
+const PACKET_BYTES = 1_000;
+
 /** Longer than a frame may be, or too deep for JSON.parse. */
 const isUnreadable = (args: readonly string[]) => {
   const text = `[${args.join(",")}]`;
-  if (text.length + MESSAGE_OVERHEAD_BYTES > 1_000_000) return true;
+  if (Buffer.byteLength(text) + PACKET_BYTES > FRAME_BYTES_MAX) return true;
   try {
     JSON.parse(text);
     return false;
