@@ -41,15 +41,20 @@ async function start(): Promise<Service> {
   }
 }
 
-const service = await start();
-announce(service);
+/** A terminal's Ctrl-C reaches the program twice when it was started by another (`bun start`): that is one wish, not two. */
+const SAME_WISH_MS = 500;
 
-let stopping = false;
+const starting = start();
+let stoppingSince: number | undefined;
 for (const signal of ["SIGTERM", "SIGINT"] as const) {
   process.on(signal, async () => {
-    if (stopping) process.exit(1);
-    stopping = true;
+    if (stoppingSince !== undefined) {
+      if (performance.now() - stoppingSince > SAME_WISH_MS) process.exit(1);
+      return;
+    }
+    stoppingSince = performance.now();
     log.info("draining", { signal, drain_ms: settings.drainMs });
+    const service = await starting;
     const inTime = await service.drain();
     log.info("stopped", { in_time: inTime, ...service.metrics.snapshot() });
     if (!inTime && service.store.kind === "sqlite") {
@@ -59,6 +64,8 @@ for (const signal of ["SIGTERM", "SIGINT"] as const) {
     process.exit(inTime ? 0 : 1);
   });
 }
+
+announce(await starting);
 
 function announce({ port, store }: Service): void {
   const { host } = settings;

@@ -14,7 +14,6 @@ export interface Presence {
 }
 
 export interface Occupancy {
-  has(room: RoomName, connection: string): boolean;
   connections(room: RoomName): number;
   /** The connection is in the room, as this user if it says so. Twice is fine; another user replaces the former one. */
   enter(room: RoomName, connection: string, userId: UserId | undefined): readonly Presence[];
@@ -47,7 +46,6 @@ export function createOccupancy(): Occupancy {
     members.size > LIMITS.presenceConnectionsMax ? [] : presences;
 
   return {
-    has: (room, connection) => rooms.get(room)?.members.has(connection) ?? false,
     connections: (room) => rooms.get(room)?.members.size ?? 0,
     enter(room, connection, userId) {
       const occupied = rooms.get(room) ?? { members: new Map(), connectionsOf: new Map() };

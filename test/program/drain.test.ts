@@ -150,7 +150,20 @@ describe("the program's end", () => {
     expect(Math.max(...gaps)).toBeLessThan(drainMs * 0.5);
   });
 
-  test.concurrent("at a second signal is at once, exit 1", async () => {
+  test.concurrent(
+    "is in order when a terminal's Ctrl-C comes twice, as it does through bun start",
+    async () => {
+      const cwd = await folder();
+      const program = await start({ cwd, env: { DRAIN_MS: "300" } });
+      const ana = await member(program.url);
+      expect(ana.socket.connected).toBe(true);
+      program.end("SIGINT");
+      expect(await program.end("SIGINT")).toBe(0);
+      expect(await readdir(join(cwd, "data"))).not.toContain("chat.db-wal");
+    },
+  );
+
+  test.concurrent("at a second signal that comes later is at once, exit 1", async () => {
     const program = await start({ cwd: await folder(), env: { DRAIN_MS: "60000" } });
     const [ana, ben] = [await member(program.url), await member(program.url)];
     const draining = program.line(/"event":"draining"/);
@@ -158,8 +171,10 @@ describe("the program's end", () => {
     await draining;
     expect([ana, ben].filter(({ socket }) => socket.connected)).not.toEqual([]);
     const began = performance.now();
-    expect(await program.end("SIGINT")).toBe(1);
-    expect(performance.now() - began).toBeLessThan(2_000);
+    const insisting = setInterval(() => program.end("SIGINT"), 100);
+    expect(await program.exited).toBe(1);
+    clearInterval(insisting);
+    expect(performance.now() - began).toBeLessThan(3_000);
   });
 
   test.concurrent("comes at DRAIN_MS and 5 s, whatever hangs", async () => {
