@@ -87,15 +87,9 @@ function* plansOf(store: StoreKind): Generator<Plan> {
 
 const outcomes: Outcome[] = [];
 
-function tell({
-  plan,
-  seconds,
-  acked,
-  delivered,
-  recoveriesMs,
-  slowDisconnected,
-  violations,
-}: Outcome): void {
+function tell(outcome: Outcome): void {
+  const { plan, seconds, acked, delivered, recoveriesMs, slowDisconnected, refusals, violations } = outcome;
+  const refused = Object.entries(refusals).map(([code, count]) => `, ${count} ${code}`);
   const recovered = recoveriesMs.map((ms) => Math.round(ms)).join(", ");
   const slow = slowDisconnected > 0 ? `, ${slowDisconnected} slow readers disconnected` : "";
   console.log(
