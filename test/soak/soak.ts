@@ -43,6 +43,9 @@ const VISITS = {
 const STEP_OUT_PER_SECOND = 0.05;
 const RECONNECT_PER_SECOND = 0.04;
 const AWAY_MS_MAX = 6_000;
+/** Now and then somebody stays away so long that one replay is too short for what was missed. */
+const LONG_AWAY_SHARE = 0.08;
+const LONG_AWAY_MS = 45_000;
 
 const PINGS = { PING_INTERVAL_MS: "5000", PING_TIMEOUT_MS: "4000" };
 
@@ -174,7 +177,9 @@ async function run(
           const now = performance.now();
           if (now >= partAt) {
             member.disconnect();
-            await Bun.sleep(own.often(0.5) ? 0 : own.between(0, AWAY_MS_MAX));
+            const leftMs = Math.max(0, began + minutes * 60_000 - now);
+            const awayMs = own.often(LONG_AWAY_SHARE) ? LONG_AWAY_MS : own.between(0, AWAY_MS_MAX);
+            await Bun.sleep(own.often(0.4) ? 0 : Math.min(awayMs, leftMs));
             await member.connect();
             partAt = performance.now() + (own.between(0, 2) * 1_000) / RECONNECT_PER_SECOND;
           } else if (now >= stepAt) {
