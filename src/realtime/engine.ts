@@ -78,10 +78,22 @@ const reasonOf = (session: Session) => session.closeReason;
 /** `io.close()` closes the engine, which would go on taking handshakes; there is no event for it. */
 class ClosableEngine extends BunEngine {
   isClosed = false;
+  /**
+   * The engine's own listener for this lives in the scope of the handshake and keeps the request, its URL and its headers
+   * for as long as the connection lives: some kilobytes each. Called before anybody else listens for the end.
+   */
+  forgetAtTheEnd(conn: EngineConnection) {
+    conn.off("close");
+    conn.once("close", forget.bind(this["clients"], conn.id));
+  }
   override close() {
     this.isClosed = true;
     super.close();
   }
+}
+
+function forget(this: Map<string, unknown>, sid: string): void {
+  this.delete(sid);
 }
 
 export function createEngine(options: EngineOptions): ChatEngine {
@@ -104,6 +116,7 @@ export function createEngine(options: EngineOptions): ChatEngine {
     },
   });
   engine.on("connection", (conn, request) => {
+    engine.forgetAtTheEnd(conn);
     // socket.io reads both for `handshake`; the engine knows no address and looks for "https" where "https:" stands.
     Object.assign(conn, { remoteAddress: addressOf.get(request) });
     conn.request.connection.encrypted = new URL(request.url).protocol === "https:";
