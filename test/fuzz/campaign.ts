@@ -2,7 +2,7 @@
 
 import { createChance } from "../fixture/chance.ts";
 import { freshDatabase, startMongo } from "../fixture/mongodb.ts";
-import { type Program, startProgram, temporaryFolder } from "../fixture/program.ts";
+import { endTogether, type Program, startProgram, temporaryFolder } from "../fixture/program.ts";
 import { sampleProcess } from "../soak/samples.ts";
 import { startCanary } from "./canary.ts";
 import { cursors } from "./cursors.ts";
@@ -99,6 +99,7 @@ export async function campaign(
       ...(mongo !== undefined && { MONGODB_URI: mongo.uri, MONGODB_DB_NAME: freshDatabase() }),
     },
   });
+  endTogether(program);
   try {
     return await against(program, options, say);
   } finally {

@@ -5,7 +5,7 @@ import type { WireMessage } from "../../src/protocol/wire.ts";
 import { type Chance, createChance } from "../fixture/chance.ts";
 import { readRoom } from "../fixture/member.ts";
 import { freshDatabase, startMongo } from "../fixture/mongodb.ts";
-import { type Program, startProgram, temporaryFolder } from "../fixture/program.ts";
+import { endTogether, type Program, startProgram, temporaryFolder } from "../fixture/program.ts";
 import { type Book, createBook } from "./book.ts";
 import { createSoakMember, type SoakMember, type Transport } from "./member.ts";
 import { type Idle, judge, type Moment, type SoakResult, type Store } from "./report.ts";
@@ -104,6 +104,7 @@ export async function soak(options: SoakOptions, say: (line: string) => void): P
   const folder = await temporaryFolder();
   const store = await openStore(options.store, folder.path);
   const program = await startProgram({ cwd: folder.path, env: { ...PINGS, DRAIN_MS: "500", ...store.env } });
+  endTogether(program);
   try {
     return await run(options, program, store.walBytes, say);
   } finally {
