@@ -75,6 +75,22 @@ export const FAULTS = {
   kill: killed("SIGKILL"),
   term: killed("SIGTERM"),
 
+  // The process dies, and with it what the disk had not synced: all of it, or the last part of it.
+  powerFails: {
+    stores: ["sqlite"],
+    ground: "process",
+    holdMs: [0, 200],
+    async begin({ machine, serviceAt, ledger }, { pick }) {
+      const service = serviceAt(pick);
+      await service.kill("SIGKILL");
+      let file = 0;
+      ledger.lost(
+        await machine.losePower(() => (pick % 2 === 0 ? 1 : (((pick + 37 * file++) % 10) + 1) / 10)),
+      );
+      return () => service.restart();
+    },
+  },
+
   diskFull: disk("full"),
   diskTorn: disk("torn"),
   diskReadOnly: disk("readOnly"),

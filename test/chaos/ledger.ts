@@ -100,6 +100,10 @@ export function createLedger(watch: Watch) {
     emissions,
     violated,
     acks: () => acks,
+    /** So many writes were lost with the power. */
+    lost(writes: number) {
+      refusals.set("writes lost", (refusals.get("writes lost") ?? 0) + writes);
+    },
     delivered: () => sightings.reduce((sum, { shown }) => sum + shown.length, 0),
 
     /** From now on nothing that is sent can reach the disk. */

@@ -1,6 +1,6 @@
 /** The machine under a service, as far as a fault can change it: its disk and its clock. */
 
-import { open, rm, writeFile } from "node:fs/promises";
+import { mkdir, open, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { diskFaults } from "../fixture/disk.ts";
 import { temporaryFolder } from "../fixture/program.ts";
@@ -24,7 +24,11 @@ export interface Machine {
   setClock(seconds: number): Promise<void>;
   /** The latest fault wins; null makes the disk whole. */
   setDisk(fault: DiskFault | null): Promise<void>;
-  disk(): DiskFault | null;
+  /**
+   * What the database's files lose when the power fails, once the service is dead: for each file the last writes that no
+   * sync has followed, as many as `share` says (1: all of them). Resolves with how many writes were lost.
+   */
+  losePower(share: () => number): Promise<number>;
 }
 
 export interface Machines {
@@ -37,13 +41,12 @@ export interface Machines {
 export async function openMachines(): Promise<Machines> {
   const { path, remove } = await temporaryFolder();
   const { LD_PRELOAD: disk } = await diskFaults(path, {});
-  const clock = join(path, "clock-faults.so");
-  const source = join(import.meta.dir, "clock-faults.c");
-  const gcc = Bun.spawn(["gcc", "-O2", "-shared", "-fPIC", "-o", clock, source], { stderr: "pipe" });
-  if ((await gcc.exited) !== 0) throw new Error(`gcc failed: ${await new Response(gcc.stderr).text()}`);
+  const [power, clock] = await Promise.all([compile(path, "power-faults"), compile(path, "clock-faults")]);
   return {
     async make(folder) {
       const [shift, flag] = [join(folder, "clock-shift"), join(folder, "disk-fault")];
+      const undo = join(folder, "undo");
+      await mkdir(undo);
       await writeFile(shift, new BigInt64Array(1));
       // In place: the service has the file mapped, and would die of one that is empty for a moment.
       const setClock = async (seconds: number) => {
@@ -51,18 +54,68 @@ export async function openMachines(): Promise<Machines> {
         await file.write(new BigInt64Array([BigInt(seconds)]), 0, 8, 0);
         await file.close();
       };
-      let now: DiskFault | null = null;
       return {
-        env: { LD_PRELOAD: `${disk}:${clock}`, DISK_FAULT: flag, CLOCK_SHIFT: shift },
+        // In this order: what a broken disk refuses never gets as far as its cache.
+        env: {
+          LD_PRELOAD: `${disk}:${power}:${clock}`,
+          DISK_FAULT: flag,
+          POWER_UNDO: undo,
+          CLOCK_SHIFT: shift,
+        },
         setClock,
         async setDisk(fault) {
-          now = fault;
           if (fault === null) await rm(flag, { force: true });
           else await writeFile(flag, DISK_FAULTS[fault]);
         },
-        disk: () => now,
+        async losePower(share) {
+          let lost = 0;
+          for (const name of await readdir(undo)) lost += await takeBack(join(undo, name), share());
+          return lost;
+        },
       };
     },
     remove,
   };
+}
+
+async function compile(folder: string, name: string): Promise<string> {
+  const library = join(folder, `${name}.so`);
+  const source = join(import.meta.dir, `${name}.c`);
+  const gcc = Bun.spawn(["gcc", "-O2", "-shared", "-fPIC", "-o", library, source], { stderr: "pipe" });
+  if ((await gcc.exited) !== 0) throw new Error(`gcc failed: ${await new Response(gcc.stderr).text()}`);
+  return library;
+}
+
+const PATH_BYTES = 512;
+const ENTRY_BYTES = 24;
+
+/** Takes back that share of the remembered writes, the last one first, and forgets the rest: they reached the disk. */
+async function takeBack(undo: string, share: number): Promise<number> {
+  const bytes = await readFile(undo);
+  await rm(undo);
+  const path = bytes.toString("utf8", 0, bytes.indexOf(0));
+  const writes: { offset: number; size: number; former: Buffer }[] = [];
+  for (let at = PATH_BYTES; at + ENTRY_BYTES <= bytes.length;) {
+    const length = Number(bytes.readBigInt64LE(at + 8));
+    const former = bytes.subarray(at + ENTRY_BYTES, at + ENTRY_BYTES + length);
+    // The process died in the middle of remembering: the write itself was never made.
+    if (former.length < length) break;
+    writes.push({
+      offset: Number(bytes.readBigInt64LE(at)),
+      size: Number(bytes.readBigInt64LE(at + 16)),
+      former,
+    });
+    at += ENTRY_BYTES + length;
+  }
+  const lost = writes.slice(writes.length - Math.ceil(writes.length * share));
+  if (lost.length === 0 || !(await stat(path).catch(() => null))) return 0;
+  const file = await open(path, "r+");
+  for (const { offset, size, former } of lost.reverse()) {
+    if (former.length > 0) await file.write(former, 0, former.length, offset);
+    await file.truncate(size);
+  }
+  await file.close();
+  // It holds nothing that a reader of the log could not find out again, and knows of frames that are gone.
+  await rm(`${path.replace(/-wal$/, "")}-shm`, { force: true });
+  return lost.length;
 }

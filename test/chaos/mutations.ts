@@ -69,6 +69,19 @@ const MUTATIONS: readonly Mutation[] = [
     caughtAs: ["early"],
   },
   {
+    defect: "lazy fsync: the log is never synced after a commit",
+    store: "sqlite",
+    edits: [
+      {
+        file: "src/repository/sqlite.ts",
+        from: "    if (committed.written) {\n      try {\n        await wal.sync();",
+        to: "    if (committed.written) {\n      try {\n        await Promise.resolve();",
+      },
+    ],
+    faults: ["powerFails", "powerFails"],
+    caughtAs: ["lost", "unsaid"],
+  },
+  {
     defect: "skipped seq: some messages take the number after the next",
     store: "sqlite",
     edits: [

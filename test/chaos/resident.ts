@@ -17,7 +17,12 @@ const TRANSPORTS = {
 
 /** The service answers every event within its ceilings on the store; this is well above them. */
 export const answerMs = () => 15_000 * crowding();
-const REJOIN_MS = 50;
+/** Between two tries to join, twice as long after each refusal: a crowd that asks at once again is a fault of its own. */
+const REJOIN_MIN_MS = 50;
+const REJOIN_MAX_MS = 2_000;
+
+const rejoinMs = (refused: number) =>
+  Math.min(REJOIN_MAX_MS, REJOIN_MIN_MS * 2 ** (refused - 1)) * (0.5 + Math.random() / 2);
 
 export interface ResidentOptions {
   readonly name: string;
@@ -49,6 +54,8 @@ interface Place {
   readonly room: string;
   sighting: ReturnType<Ledger["sight"]> | null;
   epoch: string | undefined;
+  /** Tries to join that were refused since it was let in. */
+  refused: number;
   /** Let in on the present connection. */
   isIn: boolean;
   /** What comes live while the rest of a long replay is read over HTTP. */
@@ -67,7 +74,7 @@ export function createResident(options: ResidentOptions): Resident {
   const places = new Map<string, Place>(
     rooms.map((room) => [
       room,
-      { room, sighting: null, epoch: undefined, isIn: false, waiting: null } satisfies Place,
+      { room, sighting: null, epoch: undefined, refused: 0, isIn: false, waiting: null } satisfies Place,
     ]),
   );
   let emitted = 0;
@@ -91,7 +98,8 @@ export function createResident(options: ResidentOptions): Resident {
           else {
             if (!answer.error.retryable)
               violated("wrong answer", `${name} was not let in: ${answer.error.code}`);
-            setTimeout(() => isSame(connection) && join(place), REJOIN_MS);
+            place.refused += 1;
+            setTimeout(() => isSame(connection) && join(place), rejoinMs(place.refused));
           }
         },
       );
@@ -100,6 +108,7 @@ export function createResident(options: ResidentOptions): Resident {
   function enter(place: Place, since: number | undefined, joined: JoinAnswer): void {
     joins += 1;
     place.epoch = joined.epoch;
+    place.refused = 0;
     place.sighting ??= ledger.sight(name, place.room, since ?? joined.seq);
     const { sighting } = place;
     if (since !== undefined && joined.recovered !== true)
@@ -124,7 +133,7 @@ export function createResident(options: ResidentOptions): Resident {
       const messages = await readPage(room, sighting.seen.last);
       if (!isSame(connection)) return;
       for (const message of messages) if ((message.seq ?? 0) <= target) sighting.show(message);
-      if (messages.length === 0) await Bun.sleep(REJOIN_MS);
+      if (messages.length === 0) await Bun.sleep(REJOIN_MIN_MS);
     }
     const waiting = place.waiting ?? [];
     place.waiting = null;
