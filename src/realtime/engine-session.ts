@@ -43,6 +43,11 @@ interface Link {
   hasProbed: boolean;
 }
 
+interface CreatedPacket {
+  readonly type: string;
+  readonly data?: string | { readonly byteLength: number } | undefined;
+}
+
 export interface SessionsDeps {
   /** What may wait unread for one session before it is ended. */
   readonly outboundBytesMax: number;
@@ -54,7 +59,6 @@ export type Sessions = ReturnType<typeof createSessions>;
 
 export function createSessions({ outboundBytesMax, log, metrics }: SessionsDeps) {
   const alive = new Map<string, Session>();
-  const byConnection = new WeakMap<object, Session>();
   const linkOf = new WeakMap<object, Link>();
 
   function takeSocket(session: Session) {
@@ -114,13 +118,54 @@ export function createSessions({ outboundBytesMax, log, metrics }: SessionsDeps)
     return false;
   }
 
+  // What hears of a connection is made once for all of them and finds its session by itself: closures for each would cost
+  // more memory than the session.
+
+  const sessionOf = ({ id }: EngineConnection) => alive.get(id);
+
+  function onUpgrade(this: EngineConnection) {
+    const session = sessionOf(this);
+    if (session !== undefined) takeSocket(session);
+  }
+
+  function onPacketCreate(this: EngineConnection, { type, data }: CreatedPacket) {
+    const session = sessionOf(this);
+    if (session === undefined) return;
+    if (type === "ping") session.isPingQueued = true;
+    if (session.connectsPending > 0 && typeof data === "string") {
+      const kind = data.charCodeAt(0);
+      if (kind === CONNECT_CHAR || kind === CONNECT_ERROR_CHAR) session.connectsPending--;
+    }
+    if (session.socket !== undefined) return;
+    session.queuedBytes += 1 + (typeof data === "string" ? Buffer.byteLength(data) : (data?.byteLength ?? 0));
+    endIfSlow(session);
+  }
+
+  // Emitted when the write buffer has been handed to the transport.
+  function onDrain(this: EngineConnection) {
+    const session = sessionOf(this);
+    if (session === undefined) return;
+    if (session.isPingQueued) {
+      session.isPingQueued = false;
+      session.isPongAwaited = true;
+    }
+    session.queuedBytes = 0;
+    if (session.socket !== undefined) endIfSlow(session);
+  }
+
+  function onClose(this: EngineConnection, reason: string) {
+    const session = sessionOf(this);
+    if (session !== undefined) session.closeReason = reason;
+    alive.delete(this.id);
+  }
+
   return {
     end,
     endForAbuse,
     backlogOf,
     admitsPong,
     bySid: (sid: string) => alive.get(sid),
-    byConnection: (connection: object) => byConnection.get(connection),
+    byConnection: (connection: object) => sessionOf(connection as EngineConnection),
     all: () => alive.values(),
     count: () => alive.size,
 
@@ -138,33 +183,11 @@ export function createSessions({ outboundBytesMax, log, metrics }: SessionsDeps)
         closeReason: undefined,
       };
       alive.set(conn.id, session);
-      byConnection.set(conn, session);
       takeSocket(session);
-      conn.on("upgrade", () => takeSocket(session));
-      conn.on("packetCreate", ({ type, data }) => {
-        if (type === "ping") session.isPingQueued = true;
-        if (session.connectsPending > 0 && typeof data === "string") {
-          const kind = data.charCodeAt(0);
-          if (kind === CONNECT_CHAR || kind === CONNECT_ERROR_CHAR) session.connectsPending--;
-        }
-        if (session.socket !== undefined) return;
-        session.queuedBytes +=
-          1 + (typeof data === "string" ? Buffer.byteLength(data) : (data?.byteLength ?? 0));
-        endIfSlow(session);
-      });
-      // Emitted when the write buffer has been handed to the transport.
-      conn.on("drain", () => {
-        if (session.isPingQueued) {
-          session.isPingQueued = false;
-          session.isPongAwaited = true;
-        }
-        session.queuedBytes = 0;
-        if (session.socket !== undefined) endIfSlow(session);
-      });
-      conn.on("close", (reason) => {
-        session.closeReason = reason;
-        alive.delete(conn.id);
-      });
+      conn.on("upgrade", onUpgrade);
+      conn.on("packetCreate", onPacketCreate);
+      conn.on("drain", onDrain);
+      conn.on("close", onClose);
     },
 
     /** Remembers a WebSocket until a session takes it. */

@@ -119,7 +119,7 @@ export function createEngine(options: EngineOptions): ChatEngine {
     engine.forgetAtTheEnd(conn);
     // socket.io reads both for `handshake`; the engine knows no address and looks for "https" where "https:" stands.
     Object.assign(conn, { remoteAddress: addressOf.get(request) });
-    conn.request.connection.encrypted = new URL(request.url).protocol === "https:";
+    conn.request.connection.encrypted = request.url.startsWith("https:");
     sessions.adopt(conn);
   });
 

@@ -40,7 +40,7 @@ class FanoutAdapter extends Adapter {
   readonly #native = new Map<SocketId, EngineSocket>();
   /** Which member of this namespace a WebSocket speaks for: a second one on it takes the loop. */
   readonly #ownerOf = new WeakMap<EngineSocket, SocketId>();
-  /** Members that take the loop: of the namespace, and by room. No entry where there are none. */
+  /** Members that take the loop: all of them, and by room. No entry where there are none. */
   readonly #looped = new Set<SocketId>();
   readonly #loopedIn = new Map<Room, Set<SocketId>>();
 
@@ -92,7 +92,6 @@ class FanoutAdapter extends Adapter {
     this.#ownerOf.delete(native);
     if (!isOpen(native)) return;
     for (const room of rooms) native.unsubscribe(this.#topic(room));
-    native.unsubscribe(this.#topic());
   }
 
   override broadcast(packet: Packet, opts: BroadcastOptions): void {
@@ -122,15 +121,16 @@ class FanoutAdapter extends Adapter {
 
   /** How a broadcast can be published; undefined when only the stock loop does what was asked. */
   #plan({ rooms, except, flags }: BroadcastOptions) {
-    if (flags?.volatile || rooms.size > 1) return undefined;
     const [room] = rooms;
-    // The room that every socket is alone in has no topic.
-    if (room !== undefined && this.sids.has(room)) return undefined;
+    if (flags?.volatile || rooms.size > 1 || room === undefined) return undefined;
+    // The room that every socket is alone in has no topic; nor has the whole namespace, which nobody here speaks to: it
+    // would cost each connection a subscription.
+    if (this.sids.has(room)) return undefined;
     const excluded = this.#onlySocket(except);
     if (excluded === "several") return undefined;
     return {
       topic: this.#topic(room),
-      looped: room === undefined ? this.#looped : this.#loopedIn.get(room),
+      looped: this.#loopedIn.get(room),
       except: excluded,
     };
   }
@@ -150,7 +150,6 @@ class FanoutAdapter extends Adapter {
     this.#native.set(id, native);
     this.#ownerOf.set(native, id);
     this.#looped.delete(id);
-    native.subscribe(this.#topic());
     for (const room of this.sids.get(id) ?? []) {
       this.#unloop(id, room);
       if (room !== id) native.subscribe(this.#topic(room));
@@ -170,9 +169,9 @@ class FanoutAdapter extends Adapter {
     if (members?.delete(id) && members.size === 0) this.#loopedIn.delete(room);
   }
 
-  /** The topic of a room, or of the whole namespace. No room's name has a line break, so no two topics are alike. */
-  #topic(room?: Room): string {
-    return room === undefined ? this.#namespace.name : `${this.#namespace.name}\n${room}`;
+  /** The topic of a room. No namespace's name has a line break, so no two topics are alike. */
+  #topic(room: Room): string {
+    return `${this.#namespace.name}\n${room}`;
   }
 }
 
