@@ -71,7 +71,7 @@ function parsed(text: string): unknown {
 /** Judges an HTTP answer; says it in short. No answer means that the server closed: a refusal too. */
 export function judgedHttp(answer: HttpAnswer | undefined): string {
   if (answer === undefined) return "closed";
-  const { status, headers, body } = answer;
+  const { status, headers, body, isBare } = answer;
   // 505 is the runtime's word for another version of HTTP.
   must(
     status >= 101 && (status < 500 || (status === 505 && body === "")),
@@ -79,6 +79,7 @@ export function judgedHttp(answer: HttpAnswer | undefined): string {
   );
   if (status < 400) return `${status} ${(headers.get("content-type") ?? "").split(";")[0]}`;
   must(!body.includes(MARK), `${status} repeats the input`);
+  if (isBare) return `${status} bare`;
   // The runtime's own refusals of what is no HTTP say nothing.
   if (body === "") {
     must([400, 404, 405, 411, 413, 414, 431, 505].includes(status), `${status} without a word`);

@@ -3,7 +3,7 @@
 import { createChance } from "../fixture/chance.ts";
 import { freshDatabase, startMongo } from "../fixture/mongodb.ts";
 import { endTogether, type Program, startProgram, temporaryFolder } from "../fixture/program.ts";
-import { sampleProcess } from "../soak/samples.ts";
+import { sampleProcess, waitsBetween } from "../soak/samples.ts";
 import { startCanary } from "./canary.ts";
 import { cursors } from "./cursors.ts";
 import { engineFrames } from "./engine-frames.ts";
@@ -74,8 +74,9 @@ async function rest(
     const first = await sampleProcess(program.pid);
     const began = performance.now();
     await Bun.sleep(1_000);
-    const { residentBytes, descriptors, waits } = await sampleProcess(program.pid);
-    const waitsPerSecond = ((waits - first.waits) * 1_000) / (performance.now() - began);
+    const second = await sampleProcess(program.pid);
+    const { residentBytes, descriptors } = second;
+    const waitsPerSecond = (waitsBetween(first, second) * 1_000) / (performance.now() - began);
     const isQuiet = descriptors <= descriptorsMax;
     if (isQuiet || performance.now() > deadline)
       return { residentMb: residentBytes / 1e6, descriptors, waitsPerSecond };

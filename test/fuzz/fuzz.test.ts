@@ -61,6 +61,7 @@ describe("what no input may cause", () => {
     status,
     headers: new Map<string, string>(),
     body,
+    isBare: false,
     more: false,
   });
   const wrong: [string, () => unknown][] = [

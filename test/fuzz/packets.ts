@@ -114,8 +114,9 @@ export function packets(port: number): Surface<PacketInput> {
 
 /** Judges what the server sent; says it in short. */
 function judgedPacket(text: string): string {
-  // The library takes an id for a number: one of 22 digits comes back as `3e+21`, to the one who sent it.
-  const parts = /^4([0-6])(?:(\/[^,]*),)?(\d+(?:\.\d+)?(?:e\+\d+)?|Infinity)?([\s\S]*)$/.exec(text);
+  // The library takes an id for a number: one of 22 digits comes back as `3e+21`, one with a space in it as `NaN`, and
+  // only to the one who sent it.
+  const parts = /^4([0-6])(?:(\/[^,]*),)?(\d+(?:\.\d+)?(?:e\+\d+)?|Infinity|NaN)?([\s\S]*)$/.exec(text);
   if (parts === null) {
     must(/^[0126]/.test(text) || text === "41", "the server sent what is no packet");
     return `engine ${text[0]}`;

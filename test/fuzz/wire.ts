@@ -10,6 +10,8 @@ export interface HttpAnswer {
   readonly status: number;
   readonly headers: ReadonlyMap<string, string>;
   readonly body: string;
+  /** Nothing can follow the headers, whatever they announce. */
+  readonly isBare: boolean;
   /** Bytes behind the first answer: of a second one. */
   readonly more: boolean;
 }
@@ -86,10 +88,10 @@ function answerOf(bytes: Buffer, ended: boolean, hasBody: boolean): HttpAnswer |
   if (length === undefined) {
     if (!ended && !(headers.get("transfer-encoding") === "chunked" && rest.includes("\r\n0\r\n\r\n")))
       return undefined;
-    return { status, headers, body: rest.toString(), more: false };
+    return { status, headers, body: rest.toString(), isBare, more: false };
   }
   if (rest.length < length && !ended) return undefined;
-  return { status, headers, body: rest.subarray(0, length).toString(), more: rest.length > length };
+  return { status, headers, body: rest.subarray(0, length).toString(), isBare, more: rest.length > length };
 }
 
 /** A WebSocket by hand. */

@@ -13,7 +13,7 @@ function moments(wrong: (at: number) => Partial<Moment> = () => ({})): Moment[] 
     descriptors: 40 + chance.below(20),
     threads: 10,
     cpuSeconds: n,
-    waits: n,
+    waits: new Map(),
     walBytes: 16e6,
     acks: [1, 1, chance.between(1, 30)],
     gets: [1, chance.between(0, 5)],

@@ -8,8 +8,8 @@ export interface Sample {
   readonly threads: number;
   /** Processor time so far, in seconds. */
   readonly cpuSeconds: number;
-  /** How often its threads have gone to wait: what timers and I/O wake. */
-  readonly waits: number;
+  /** How often each of its threads has gone to wait: what timers and I/O wake. */
+  readonly waits: ReadonlyMap<string, number>;
 }
 
 /** The kernel counts processor time in hundredths of a second (proc(5), USER_HZ). */
@@ -29,12 +29,10 @@ export async function sampleProcess(pid: number): Promise<Sample> {
   const afterName = times.slice(times.lastIndexOf(")") + 2).split(" ");
   const waits = await Promise.all(
     // A thread may end between the two looks.
-    tasks.map(async (task) =>
-      field(
-        await readFile(`${folder}/task/${task}/status`, "utf8").catch(() => ""),
-        "voluntary_ctxt_switches",
-      ),
-    ),
+    tasks.map(async (task) => {
+      const text = await readFile(`${folder}/task/${task}/status`, "utf8").catch(() => "");
+      return [task, field(text, "voluntary_ctxt_switches")] as const;
+    }),
   );
   return {
     residentBytes: 1_024 * field(status, "VmRSS"),
@@ -42,8 +40,15 @@ export async function sampleProcess(pid: number): Promise<Sample> {
     threads: field(status, "Threads"),
     // utime and stime, the 14th and 15th field of all.
     cpuSeconds: (Number(afterName[11]) + Number(afterName[12])) / TICKS_A_SECOND,
-    waits: waits.reduce((sum, one) => sum + one, 0),
+    waits: new Map(waits),
   };
+}
+
+/** How often the threads that were there at both times have gone to wait between them. */
+export function waitsBetween(first: Sample, second: Sample): number {
+  let sum = 0;
+  for (const [task, count] of second.waits) sum += count - (first.waits.get(task) ?? count);
+  return sum;
 }
 
 /** 0 where there is no such file. */

@@ -9,7 +9,7 @@ import { endTogether, type Program, startProgram, temporaryFolder } from "../fix
 import { type Book, createBook } from "./book.ts";
 import { createSoakMember, type SoakMember, type Transport } from "./member.ts";
 import { type Idle, judge, type Moment, type SoakResult, type Store } from "./report.ts";
-import { sampleProcess, sizeOf } from "./samples.ts";
+import { sampleProcess, sizeOf, waitsBetween } from "./samples.ts";
 import { createVisitors, type Visit } from "./visitors.ts";
 
 export interface SoakOptions {
@@ -97,7 +97,7 @@ async function idle(program: Program): Promise<Idle> {
   await Bun.sleep(IDLE_MS / 2);
   const second = await sampleProcess(program.pid);
   const seconds = (performance.now() - began) / 1_000;
-  return { ...second, waitsPerSecond: (second.waits - first.waits) / seconds };
+  return { ...second, waitsPerSecond: waitsBetween(first, second) / seconds };
 }
 
 export async function soak(options: SoakOptions, say: (line: string) => void): Promise<SoakResult> {
