@@ -186,7 +186,7 @@ export const FAULTS = {
     async begin({ cableAt, burst }, { pick }) {
       const clogged = cableAt(pick).clog();
       // More than the kernel takes for a reader who reads nothing.
-      burst(110, 15_500);
+      burst(440, 15_500);
       return () => clogged.restore();
     },
   },
@@ -211,7 +211,7 @@ export const FAULTS = {
     holdMs: [100, 600],
     async begin({ upgraders, burst }) {
       upgraders(4);
-      burst(15, 200);
+      burst(60, 200);
       return () => {};
     },
   },

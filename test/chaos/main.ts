@@ -20,7 +20,7 @@ const USAGE = `bun run chaos [options]
   --store KIND    sqlite or mongodb only
   --only FAULT    this fault alone, no mixes: ${FAULT_NAMES.join(", ")}
   --no-alone      mixes only
-  --storm N       clients of a reconnect storm (default 120)
+  --storm N       clients of a reconnect storm (default 120; on MongoDB a quarter: its stand-in is slow)
   --plan JSON     this plan only, as it was printed
   --json FILE     write the report there
   --no-shrink     print a plan that failed as it is`;
