@@ -67,7 +67,7 @@ export async function judge(
     }
   }
 
-  await judgeUsers(ledger, url, histories);
+  await judgeUsers(ledger, url, histories, isAtRest);
 }
 
 /** A walk through each user's history sees each of its messages once. */
@@ -75,6 +75,7 @@ async function judgeUsers(
   { violated }: Ledger,
   url: string,
   histories: ReadonlyMap<string, readonly WireMessage[]>,
+  isAtRest: boolean,
 ): Promise<void> {
   const byUser = new Map<string, Set<string>>();
   for (const history of histories.values()) {
