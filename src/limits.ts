@@ -102,6 +102,9 @@ export const LIMITS = {
   /** How soon after a publish the backlogs are looked at, however little was published. */
   backlogSweepMs: 100,
 
+  /** How long a polling client that is let go has to fetch its last answers. */
+  lastWordsMs: 1_000,
+
   /** What the drain may take beyond `DRAIN_MS` before the process ends anyway. */
   drainGraceMs: 5_000,
 } as const;

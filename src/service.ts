@@ -137,6 +137,9 @@ export async function startService(config: Config, log: Log): Promise<Service> {
   }
 }
 
+/** A connection in the engine's sense. */
+type Connection = ReturnType<ChatEngine["connections"]> extends Iterable<infer C> ? C : never;
+
 interface LettingGo {
   readonly chat: Chat;
   readonly engine: ChatEngine;
@@ -158,10 +161,17 @@ async function letGo({ chat, engine, gateway, drainMs }: LettingGo): Promise<voi
     if (dueMs > 1) await Bun.sleep(dueMs);
     gateway.letGo(connection);
     // Nobody waits for the commit that another waits for.
-    leaving.push(answered(chat).then(() => void connection.close()));
+    leaving.push(answered(chat).then(() => closed(connection)));
   }
   await Promise.all(leaving);
   await answered(chat);
+}
+
+/** Closes it and resolves when it is: one that polls fetches its last answers first, if it does so soon. */
+async function closed(connection: Connection): Promise<void> {
+  const end = new Promise<void>((resolve) => connection.once("close", () => resolve()));
+  connection.close();
+  await Promise.race([end, Bun.sleep(LIMITS.lastWordsMs)]);
 }
 
 /** Resolves when what was taken before is answered and the answers, the last words of a polling connection too, are written. */
