@@ -55,9 +55,9 @@ export const LIMITS = {
 
   /** The longest any operation on a store may take before it counts as failed. */
   storeTimeoutMs: 5_000,
-  /** Pauses between the attempts of a store to work again: doubling from the first to the last. */
+  /** Pauses between the attempts of a store to work again, doubling: the last is half of the second it may take to be back. */
   storeRetryMinMs: 50,
-  storeRetryMaxMs: 2_000,
+  storeRetryMaxMs: 500,
   /** The write-ahead log of the embedded store is copied into the file when it is this long, */
   walCheckpointBytes: 16_000_000,
   /** and commits wait for that when it is this long: it never grows further than one batch beyond. */
