@@ -97,7 +97,11 @@ const Environment = v.object({
   PORT: v.optional(whole(0, 65_535), "8000"),
   MONGODB_URI: v.optional(MongoUri),
   MONGODB_DB_NAME: v.optional(DatabaseName, "campus_chat"),
-  SQLITE_PATH: v.optional(v.string(), "./data/chat.db"),
+  // SQLite's names for databases that are no file of their own: what was acknowledged would be gone with the process.
+  SQLITE_PATH: v.optional(
+    v.pipe(v.string(), v.regex(/^(?!:|file:)[^\0]+$/, "must be the path of a file")),
+    "./data/chat.db",
+  ),
   CORS_ORIGINS: v.optional(Origins, "http://localhost:3000,http://localhost:5173"),
   MAX_MESSAGE_BYTES: v.optional(whole(1, 10_000_000), "16384"),
   MAX_FRAME_BYTES: v.optional(whole(1_024, 100_000_000), "1000000"),

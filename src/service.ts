@@ -11,7 +11,7 @@ import { createHttpApp } from "./http/app.ts";
 import { LIMITS } from "./limits.ts";
 import type { Log } from "./observe/log.ts";
 import { createMetrics, type Metrics } from "./observe/metrics.ts";
-import { type ChatEngine, createEngine } from "./realtime/engine.ts";
+import { type ChatEngine, createEngine, type EngineHost } from "./realtime/engine.ts";
 import { readConnectionsMax } from "./realtime/connections-max.ts";
 import { createFanoutAdapter } from "./realtime/fanout.ts";
 import { attachGateway, type ChatServer, createBroadcast, type Gateway } from "./realtime/gateway.ts";
@@ -35,6 +35,16 @@ const SOCKET_IO_PATH = "/socket.io/";
 
 const newMessageId = (now: number) => Bun.randomUUIDv7("hex", now);
 const newEpoch = () => Bun.randomUUIDv7() as string as Epoch;
+
+/** @throws Error of one line for the operator when nobody may listen there */
+function listen({ host, port }: Config, serve: () => EngineHost): EngineHost {
+  try {
+    return serve();
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code ?? String(error);
+    throw new Error(`HOST ${host}, PORT ${port} cannot be listened on (${code})`);
+  }
+}
 
 /** Serves until it is drained or stopped. Rejects when the store cannot be used or the port is taken: one line each. */
 export async function startService(config: Config, log: Log): Promise<Service> {
@@ -94,17 +104,21 @@ export async function startService(config: Config, log: Log): Promise<Service> {
       log,
     });
 
-    const server = Bun.serve({
-      hostname: config.host,
-      port: config.port,
-      maxRequestBodySize: engine.maxRequestBodySize,
-      websocket: engine.websocket,
-      // Bun's page for developers shows the source to whoever made it fail.
-      development: false,
-      // The client's bundles lie beside the engine's path and are plain files.
-      fetch: (request, self) =>
-        engine.serves(request) ? engine.handle(request, self) : http.fetch(request, self),
-    });
+    const server = listen(config, () =>
+      Bun.serve({
+        hostname: config.host,
+        port: config.port,
+        maxRequestBodySize: engine.maxRequestBodySize,
+        websocket: engine.websocket,
+        // Bun's page for developers shows the source to whoever made it fail.
+        development: false,
+        // Which would also let a second process listen on the same port, and take every other connection.
+        reusePort: false,
+        // The client's bundles lie beside the engine's path and are plain files.
+        fetch: (request, self) =>
+          engine.serves(request) ? engine.handle(request, self) : http.fetch(request, self),
+      }),
+    );
 
     const closeAll = async () => {
       chat.close();

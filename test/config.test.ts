@@ -73,6 +73,8 @@ describe("loadConfig", () => {
     ["MONGODB_DB_NAME", "a/b"],
     ["CORS_ORIGINS", "chat.example.org"],
     ["CORS_ORIGINS", "https://a.example/path"],
+    ["SQLITE_PATH", ":memory:"],
+    ["SQLITE_PATH", "file:chat.db?mode=memory"],
     ["MAX_MESSAGE_BYTES", "0"],
     ["MAX_MESSAGE_BYTES", "1e4"],
     ["MAX_FRAME_BYTES", "10"],

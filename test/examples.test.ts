@@ -101,10 +101,16 @@ describe("examples/chat.html", () => {
       await page.goto(url);
       return page;
     };
-    const joined = async (page: Page) =>
-      page.waitForFunction("typeof socket !== 'undefined' && socket.connected");
-    const [ana, ben] = [await open(), await open()];
-    await Promise.all([joined(ana), joined(ben)]);
+    const watcher = await connectMember(program.url);
+    undo.push(watcher.close);
+    await watcher.join({ room: ROOM });
+    const arrive = async () => {
+      const joined = new Promise((resolve) => watcher.socket.once("user_joined", resolve));
+      const page = await open();
+      await joined;
+      return page;
+    };
+    const [ana, ben] = [await arrive(), await arrive()];
 
     await say(ana, "hello from ana");
     await line(ben, "hello from ana");
