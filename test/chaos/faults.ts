@@ -95,7 +95,7 @@ export const FAULTS = {
   diskTorn: disk("torn"),
   diskReadOnly: disk("readOnly"),
   diskError: disk("writeError"),
-  syncFails: disk("syncFails"),
+  syncFails: disk("syncFails", [300, 4_500]),
   syncSlow: disk("syncSlow", [500, 2_000]),
   syncHangs: disk("syncHangs", [500, 2_500]),
   // Longer than the ceiling on an operation: what waited is answered, and may still land.
