@@ -1,6 +1,6 @@
 /**
  * `bun run soak`: a steady mixed load with churn against the real program, watched from outside.
- *   --minutes N    how long the load lasts (default 20; a fifth of it is warm-up)
+ *   --minutes N    how long the load lasts (default 20; a fifth of it is warm-up; from 5 on slopes and drifts are judged)
  *   --store NAME   sqlite (default) or mongodb
  *   --rate N       messages a second, about (default 240)
  *   --seed N       what everyone does

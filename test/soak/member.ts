@@ -36,12 +36,16 @@ export interface SoakMemberOptions {
   readonly onAck: (ms: number) => void;
   readonly onJoin: (kind: "fresh" | "resumed" | "resumed_in_parts") => void;
   readonly onRefused: (code: string) => void;
+  /** Refusals that a right send may get beside `rate_limited`: what a store may say that is slower than the load. */
+  readonly busyCodes: ReadonlySet<string>;
 }
 
 type JoinAnswer = ReturnType<typeof joinedToWire> | { readonly ok: false; readonly error: WireError };
 
 /** An answer that takes longer than this will not come. */
 const ANSWER_MS = 20_000;
+/** How long to wait before what a busy store refused is tried again. */
+const BUSY_MS = 1_000;
 const CLIENT_ID_SHARE = 0.3;
 const RETRY_SHARE = 0.3;
 const WORDS = "the ferry leaves at nine so bring coffee and some bread for everyone on board today".split(
@@ -56,7 +60,7 @@ interface Draft {
 }
 
 export function createSoakMember(options: SoakMemberOptions): SoakMember {
-  const { url, name, transport, rooms, book, chance, onAck, onJoin, onRefused } = options;
+  const { url, name, transport, rooms, book, chance, onAck, onJoin, onRefused, busyCodes } = options;
   let socket: Socket | undefined;
   let connections = 0;
   let said = 0;
@@ -125,11 +129,14 @@ export function createSoakMember(options: SoakMemberOptions): SoakMember {
         if (!isRetry && draft.client_id !== undefined && chance.often(RETRY_SHARE)) again(draft, answer.seq);
         return;
       }
-      onRefused(answer.error.code);
-      if (!isRetry && answer.error.code === "rate_limited") book.refused(draft.message);
-      else if (answer.error.code !== "rate_limited") {
-        book.fault(`${name}: a valid send was refused with ${answer.error.code}`);
-      }
+      const { code } = answer.error;
+      onRefused(code);
+      if (code !== "rate_limited" && !busyCodes.has(code)) {
+        book.fault(`${name}: a valid send was refused with ${code}`);
+      } else if (code === "storage_unavailable" || isRetry) {
+        // Whether it is stored is unknown.
+        if (draft.client_id !== undefined) unknown.push(draft);
+      } else book.refused(draft.message);
     });
   }
 
@@ -151,7 +158,12 @@ export function createSoakMember(options: SoakMemberOptions): SoakMember {
       const from = reached.get(room) ?? 0;
       const query = new URLSearchParams({ after: String(from), limit: "200", ...(epoch && { epoch }) });
       const response = await fetch(`${url}/rooms/${room}/messages?${query}`);
-      if (!response.ok) throw new Error(`history answered ${response.status}: ${await response.text()}`);
+      if (!response.ok) {
+        const { error } = (await response.json()) as { error: WireError };
+        if (!busyCodes.has(error.code)) throw new Error(`history answered ${response.status}: ${error.code}`);
+        await Bun.sleep(BUSY_MS);
+        continue;
+      }
       const { messages } = (await response.json()) as { messages: WireMessage[] };
       for (const message of messages) if ((message.seq ?? 0) <= upTo) hear(message, "history");
       if ((reached.get(room) ?? 0) === from)
@@ -166,6 +178,12 @@ export function createSoakMember(options: SoakMemberOptions): SoakMember {
     const payload = { room, user_id: name, ...(since !== undefined && { since, epoch }) };
     ask<JoinAnswer>(on, "join_room", payload, (answer) => {
       if (answer === null) return resolve();
+      if (!answer.ok && busyCodes.has(answer.error.code)) {
+        onRefused(answer.error.code);
+        return void Bun.sleep(BUSY_MS)
+          .then(() => (on.connected ? join(on, room) : undefined))
+          .then(resolve, reject);
+      }
       if (!answer.ok) return reject(new Error(`${name} was not let into ${room}: ${answer.error.code}`));
       epoch = answer.epoch;
       if (since === undefined) {

@@ -27,6 +27,16 @@ describe("judge", () => {
     expect(judge(moments(), idle, idle, "sqlite").faults).toEqual([]);
   });
 
+  test("says nothing about the trend of a run that is too short for one", () => {
+    const short = moments((at) => ({ residentBytes: at * 1e6, descriptors: at })).slice(0, 24);
+    expect(judge(short, idle, idle, "sqlite")).toMatchObject({ faults: [], hasTrend: false });
+  });
+
+  test("takes off what others took of the machine", () => {
+    const slowed = moments((at) => (at < 800 ? {} : { acks: [20], lags: [19] }));
+    expect(judge(slowed, idle, idle, "sqlite").faults).toEqual([]);
+  });
+
   const wrong: [string, readonly Moment[], Idle, RegExp][] = [
     ["memory", moments((at) => ({ residentBytes: 90e6 + (at * 120e6) / 3_600 })), idle, /^memory grows/],
     ["descriptors", moments((at) => ({ descriptors: 40 + Math.floor(at / 30) })), idle, /^descriptors grow/],

@@ -29,6 +29,8 @@ export interface Idle {
 export const THRESHOLDS = {
   /** The share of the time in which memory is not judged yet. */
   warmUpShare: 0.2,
+  /** What is left behind the warm-up must be this long for a slope or a drift to say anything. */
+  trendSeconds: 200,
   /** Memory's floor of each stretch is fitted. */
   stretchSeconds: 30,
   memoryMbPerHour: 48,
@@ -53,6 +55,8 @@ const MB = 1_000_000;
 
 export interface Judged {
   readonly faults: readonly string[];
+  /** Whether it was long enough for slopes and drifts to be judged. */
+  readonly hasTrend: boolean;
   readonly memory: { mbPerHour: number; totalMb: number; firstMb: number; lastMb: number; mostMb: number };
   readonly descriptors: { perHour: number; most: number };
 }
@@ -69,24 +73,45 @@ export function judge(moments: readonly Moment[], before: Idle, after: Idle, sto
 
   const memoryFloor = floor(({ residentBytes }) => residentBytes / MB);
   const memory = growth(memoryFloor);
-  if (memory.perHour > THRESHOLDS.memoryMbPerHour && memory.total > THRESHOLDS.memoryNoiseMb)
+  const hasTrend = last - (settled[0]?.at ?? last) >= THRESHOLDS.trendSeconds;
+  if (hasTrend && memory.perHour > THRESHOLDS.memoryMbPerHour && memory.total > THRESHOLDS.memoryNoiseMb)
     faults.push(
       `memory grows by ${memory.perHour.toFixed(1)} MB an hour (${memory.total.toFixed(1)} MB seen)`,
     );
 
   const descriptors = growth(floor((moment) => moment.descriptors));
-  if (descriptors.perHour > THRESHOLDS.descriptorsPerHour && descriptors.total > THRESHOLDS.descriptorsNoise)
+  if (
+    hasTrend &&
+    descriptors.perHour > THRESHOLDS.descriptorsPerHour &&
+    descriptors.total > THRESHOLDS.descriptorsNoise
+  )
     faults.push(`descriptors grow by ${descriptors.perHour.toFixed(1)} an hour`);
 
-  const latency = (name: string, allowanceMs: number, of: (moment: Moment) => number) => {
-    const points = settled.map((moment) => ({ at: moment.at, value: of(moment) }));
-    const { early, late } = drift(points.filter(({ value }) => !Number.isNaN(value)));
-    if (late > THRESHOLDS.latencyFactor * early + allowanceMs)
+  const driftOf = (of: (moment: Moment) => number) =>
+    drift(
+      settled
+        .map((moment) => ({ at: moment.at, value: of(moment) }))
+        .filter(({ value }) => !Number.isNaN(value)),
+    );
+  const latency = (
+    name: string,
+    {
+      share,
+      allowanceMs,
+      of,
+    }: { share: number; allowanceMs: number; of: (moment: Moment) => readonly number[] },
+  ) => {
+    const { early, late } = driftOf((moment) => quantile(of(moment), share));
+    const lag = driftOf(({ lags }) => quantile(lags, share));
+    // As far as this process's own timers came later too, others took the machine.
+    const own = late - Math.max(0, lag.late - lag.early);
+    if (hasTrend && own > THRESHOLDS.latencyFactor * early + allowanceMs)
       faults.push(`${name} went from ${early.toFixed(1)} to ${late.toFixed(1)} ms`);
   };
-  latency("ack p50", THRESHOLDS.ackP50AllowanceMs, ({ acks }) => median(acks));
-  latency("ack p99", THRESHOLDS.ackP99AllowanceMs, ({ acks }) => quantile(acks, 0.99));
-  latency("GET / p99", THRESHOLDS.getP99AllowanceMs, ({ gets }) => quantile(gets, 0.99));
+  const acks = ({ acks: times }: Moment) => times;
+  latency("ack p50", { share: 0.5, allowanceMs: THRESHOLDS.ackP50AllowanceMs, of: acks });
+  latency("ack p99", { share: 0.99, allowanceMs: THRESHOLDS.ackP99AllowanceMs, of: acks });
+  latency("GET / p99", { share: 0.99, allowanceMs: THRESHOLDS.getP99AllowanceMs, of: ({ gets }) => gets });
 
   const wal = Math.max(...moments.map(({ walBytes }) => walBytes));
   if (wal > THRESHOLDS.walBytes) faults.push(`the write-ahead log grew to ${(wal / MB).toFixed(1)} MB`);
@@ -102,6 +127,7 @@ export function judge(moments: readonly Moment[], before: Idle, after: Idle, sto
 
   return {
     faults,
+    hasTrend,
     memory: {
       mbPerHour: memory.perHour,
       totalMb: memory.total,

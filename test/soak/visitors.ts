@@ -15,6 +15,13 @@ export interface VisitorOptions {
   readonly book: Book;
   readonly chance: Chance;
   readonly onRefused: (code: string) => void;
+  /** Refusals that may meet whoever does nothing wrong, but for `rate_limited`. */
+  readonly busyCodes: ReadonlySet<string>;
+}
+
+interface Refused {
+  readonly ok: false;
+  readonly error: WireError;
 }
 
 /** Each is one visit; resolves when it is over. */
@@ -28,13 +35,25 @@ const UNREAD_REPLAYS = 120;
 const OVERDONE = 120;
 
 export function createVisitors(options: VisitorOptions) {
-  const { url, port, rooms, book, chance, onRefused } = options;
+  const { url, port, rooms, book, chance, onRefused, busyCodes } = options;
   let visits = 0;
+
+  /** Whether it was refused for a reason that is nobody's fault; counts it. */
+  async function isBusy(response: Response): Promise<boolean> {
+    const { error } = (await response.json()) as { error: WireError };
+    onRefused(error.code);
+    return error.code === "rate_limited" || busyCodes.has(error.code);
+  }
+
+  function refusedFor({ error }: Refused, what: string): void {
+    onRefused(error.code);
+    if (!busyCodes.has(error.code)) book.fault(`${what} was refused with ${error.code}`);
+  }
 
   async function getJson<T>(path: string, what: string): Promise<T | undefined> {
     const response = await fetch(`${url}${path}`);
     if (response.ok) return (await response.json()) as T;
-    book.fault(`${what} answered ${response.status}: ${(await response.text()).slice(0, 200)}`);
+    if (!(await isBusy(response))) book.fault(`${what} answered ${response.status}`);
     return undefined;
   }
 
@@ -51,17 +70,21 @@ export function createVisitors(options: VisitorOptions) {
         body,
       });
     const first = await once();
-    if (first.status === 429) return onRefused("rate_limited");
-    if (first.status !== 201) return book.fault(`POST answered ${first.status}: ${await first.text()}`);
+    if (first.status !== 201) {
+      if (!(await isBusy(first))) book.fault(`POST answered ${first.status}`);
+      return;
+    }
     const message = (await first.json()) as WireMessage & { seq: number };
     book.acked(message);
-    if (!chance.often(0.2)) return undefined;
+    if (!chance.often(0.2)) return;
     const second = await once();
-    if (second.status === 429) return onRefused("rate_limited");
+    if (!second.ok) {
+      if (!(await isBusy(second))) book.fault(`a repeated POST answered ${second.status}`);
+      return;
+    }
     const again = (await second.json()) as WireMessage;
     if (second.status !== 200 || again.id !== message.id || again.seq !== message.seq)
       book.fault(`a repeated POST answered ${second.status} with ${again.seq} for ${message.seq}`);
-    return undefined;
   }
 
   /** Reads a few pages of a room, newest first. */
@@ -130,13 +153,14 @@ export function createVisitors(options: VisitorOptions) {
         socket.once("connect_error", reject);
       });
       const heard = new Promise<WireMessage>((resolve) => socket.once("receive_message", resolve));
-      const joined: JoinAnswer = await socket
+      const joined: JoinAnswer | Refused = await socket
         .timeout(20_000)
         .emitWithAck("join_room", { room, user_id: "passer" });
+      if (!joined.ok) return refusedFor(joined, "a passer-by's join");
       if (joined.seq !== 0) book.fault(`${room}: a new room begins at ${joined.seq}`);
       const said = { room, user_id: "passer", message: `passing ${visits}` };
       const answer: SendAnswer = await socket.timeout(20_000).emitWithAck("send_message", said);
-      if (!answer.ok) return book.fault(`${room}: a passer-by was refused with ${answer.error.code}`);
+      if (!answer.ok) return refusedFor(answer, "a passer-by's word");
       book.acked(answer);
       book.seen(await heard, "live");
     } finally {
@@ -218,6 +242,7 @@ export function createVisitors(options: VisitorOptions) {
         else {
           refused += 1;
           onRefused(answer.error.code);
+          if (busyCodes.has(answer.error.code)) continue;
           book.refused(drafts[n]?.message ?? "");
           if (answer.error.code !== "rate_limited" || !(Number(answer.error.retry_after_ms) > 0))
             book.fault(`too much at once was refused with ${answer.error.code}`);
