@@ -10,16 +10,23 @@ export interface Wal {
   sync(): Promise<void>;
   /** Bytes of the log that are in use. */
   bytes(): number;
+  /** Whether any of the log is in the database file already. */
+  isPartlyCopied(): boolean;
   /** Has the worker copy what it can while commits go on. */
   backfill(): Promise<void>;
-  /** Has the worker find out whether the log is readable as it was written; rejects when it is not. */
-  verify(): Promise<void>;
+  /**
+   * Has the worker write again, and sync, all that a failed sync may have lost of the log and of what was copied from it.
+   * Rejects when the log is not readable as it was written. Nobody may commit meanwhile.
+   */
+  mend(): Promise<void>;
   /** Has the worker copy the rest and start the log afresh. Nobody may commit or hold a read transaction meanwhile. */
   finish(): Promise<void>;
-  /** Has the worker empty the log, and lets go of both. */
+  /** Has the worker commit a trifle, unsynced: it shows whether the file can be written. */
+  touch(): Promise<void>;
+  /** Has the worker empty the log, and lets go of both. Rejects when the log is left as it is. */
   close(): Promise<void>;
-  /** Lets go of the worker and leaves the log as it is. */
-  abandon(): void;
+  /** Lets go of both and leaves the log as it is. The connections must still be open. */
+  leave(): Promise<void>;
 }
 
 /** A frame's header, https://sqlite.org/fileformat2.html#walformat */
@@ -28,7 +35,7 @@ const FRAME_HEADER_BYTES = 24;
 /**
  * @param writer the connection that commits; it must have opened the log
  * @param path of the database file
- * @param descriptor of the database file, to be closed by the caller when no connection is open any more
+ * @param descriptor of the database file, may be written; to be closed by the caller when no connection is open any more
  */
 export async function openWal(writer: Database, path: string, descriptor: number): Promise<Wal> {
   const pageBytes = Number(writer.query("PRAGMA page_size").values()[0]?.[0]);
@@ -38,9 +45,57 @@ export async function openWal(writer: Database, path: string, descriptor: number
   // -shm it holds no POSIX locks that the closing of another descriptor would drop.
   const log = openSync(`${path}-wal`, "r");
 
-  type Step = CheckpointAsk["step"];
+  let worker: CheckpointWorker | undefined;
+  /** Asks the worker; one that died is replaced. */
+  async function ask(step: Step): Promise<void> {
+    worker ??= startWorker(path, descriptor);
+    const asked = worker;
+    try {
+      await asked.opened;
+      await asked.ask(step);
+    } finally {
+      if (asked.isDead() && worker === asked) worker = undefined;
+    }
+  }
+  function letGo() {
+    worker?.terminate();
+    look.finalize();
+    closeSync(log);
+  }
+
+  worker = startWorker(path, descriptor);
+  try {
+    await worker.opened;
+  } catch (error) {
+    letGo();
+    throw error;
+  }
+  return {
+    sync: () =>
+      new Promise((resolve, reject) => fdatasync(log, (error) => (error ? reject(error) : resolve()))),
+    bytes: () => Math.max(0, Number(look.values()[0]?.[1])) * (pageBytes + FRAME_HEADER_BYTES),
+    // What cannot be looked at may be.
+    isPartlyCopied: () => Number(look.values()[0]?.[2]) !== 0,
+    backfill: () => ask("backfill"),
+    mend: () => ask("mend"),
+    finish: () => ask("finish"),
+    touch: () => ask("touch"),
+    close: () => ask("close").finally(letGo),
+    async leave() {
+      // A dead one has nothing to leave.
+      await worker?.ask("leave").catch(() => {});
+      letGo();
+    },
+  };
+}
+
+type Step = Exclude<CheckpointAsk["step"], "open">;
+type CheckpointWorker = ReturnType<typeof startWorker>;
+
+function startWorker(path: string, descriptor: number) {
   const waiting = new Map<number, { resolve: () => void; reject: (error: Error) => void }>();
   let asked = 0;
+  let dead: Error | undefined;
   // In a compiled program the worker is an entry point of its own, found by name beside the main one: it has to be built
   // with entry naming "[name].[ext]".
   const worker = new Worker(new URL("./sqlite-checkpoint.ts", import.meta.url));
@@ -51,37 +106,36 @@ export async function openWal(writer: Database, path: string, descriptor: number
     if (fault === undefined) asker?.resolve();
     else asker?.reject(Object.assign(new Error(fault.message), { errno: fault.errno }));
   });
-  worker.on("error", (error: unknown) => {
-    for (const asker of waiting.values()) asker.reject(new Error("the worker failed", { cause: error }));
+  const die = (cause?: unknown) => {
+    dead ??= new Error("the checkpoint worker ended", { cause });
+    for (const asker of waiting.values()) asker.reject(dead);
     waiting.clear();
-  });
-  const ask = (step: Step) =>
+  };
+  worker.on("error", die);
+  worker.on("exit", () => die());
+  const send = (message: (id: number) => CheckpointAsk) =>
     new Promise<void>((resolve, reject) => {
+      if (dead !== undefined) throw dead;
       const id = ++asked;
       waiting.set(id, { resolve, reject });
       worker.ref();
-      worker.postMessage(
-        (step === "open" ? { id, step, path, descriptor } : { id, step }) satisfies CheckpointAsk,
-      );
+      worker.postMessage(message(id));
     });
 
-  await ask("open");
+  const terminate = () => {
+    die();
+    void worker.terminate();
+  };
+  const opened = send((id) => ({ id, step: "open", path, descriptor })).catch((error) => {
+    terminate();
+    throw error;
+  });
+  // Whoever asks hears of it.
+  opened.catch(() => {});
   return {
-    sync: () =>
-      new Promise((resolve, reject) => fdatasync(log, (error) => (error ? reject(error) : resolve()))),
-    bytes: () => Number(look.values()[0]?.[1]) * (pageBytes + FRAME_HEADER_BYTES),
-    backfill: () => ask("backfill"),
-    verify: () => ask("verify"),
-    finish: () => ask("finish"),
-    async close() {
-      try {
-        await ask("close");
-      } finally {
-        void worker.terminate();
-        look.finalize();
-        closeSync(log);
-      }
-    },
-    abandon: () => void worker.terminate(),
+    opened,
+    isDead: () => dead !== undefined,
+    ask: (step: Step) => send((id) => ({ id, step })),
+    terminate,
   };
 }

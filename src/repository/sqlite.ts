@@ -3,9 +3,8 @@
  * log is synced in the thread pool; only when that has ended is anybody told or shown anything (docs/adr/0002).
  */
 
-import { Database, SQLiteError } from "bun:sqlite";
-import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, realpathSync, statSync } from "node:fs";
-import { basename, dirname, join, resolve } from "node:path";
+import { Database } from "bun:sqlite";
+import { closeSync, fstatSync, openSync, statSync } from "node:fs";
 import type { Epoch } from "../domain/ids.ts";
 import { parseEpoch } from "../domain/ids.ts";
 import type { Draft } from "../domain/message.ts";
@@ -13,11 +12,12 @@ import { assert, ChatError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
 import type { AppendResult, MessageRepository, RepositoryWorld, StoreStatus } from "./repository.ts";
 import { createAppender } from "./sqlite-append.ts";
-import { downReason, startFault } from "./sqlite-faults.ts";
+import { downReason, isBusy, isCorrupt, startFault, syncFailed } from "./sqlite-faults.ts";
+import { syncFolders, truePath } from "./sqlite-folder.ts";
 import { lockFile } from "./sqlite-lock.ts";
 import { createReads } from "./sqlite-reads.ts";
 import { migrate } from "./sqlite-schema.ts";
-import { openWal } from "./sqlite-wal.ts";
+import { openWal, type Wal } from "./sqlite-wal.ts";
 
 export interface SqliteWorld extends RepositoryWorld {
   /** The database file; its folder is made where it is missing. */
@@ -26,70 +26,58 @@ export interface SqliteWorld extends RepositoryWorld {
 
 /** Opens or makes the store. Rejects with an Error of one line for the operator when the file cannot be used. */
 export async function openSqliteRepository(world: SqliteWorld): Promise<MessageRepository> {
-  const path = madeFolder(world.path);
+  const { path, madeIn } = truePath(world.path);
   let lock: ReturnType<typeof lockFile>;
   try {
     lock = lockFile(path);
   } catch (error) {
     throw startFault(path, error);
   }
-  const opened: Database[] = [];
-  // For syncs only. Closing any descriptor of the file drops the POSIX locks that this process holds on it, so this one
-  // outlives every connection.
+  let writer: Database | undefined;
+  let reader: Database | undefined;
+  // Closing any descriptor of the file drops the POSIX locks that this process holds on it, so this one outlives every
+  // connection.
   let descriptor: number | undefined;
-  const letGo = () => {
-    // The writer last: only a connection that may write removes the log with its going.
-    for (const database of opened.toReversed()) database.close();
+  /** The last connection that closes copies and removes the log if it may write: the reader may not. */
+  const letGo = ({ keepLog }: { keepLog: boolean }) => {
+    for (const database of keepLog ? [writer, reader] : [reader, writer]) database?.close();
     if (descriptor !== undefined) closeSync(descriptor);
     lock.release();
   };
   try {
-    const writer = openWriter(path);
-    opened.push(writer);
-    descriptor = openSync(path, "r");
+    writer = openWriter(path);
     const epoch = epochOf(writer, world.newEpoch);
-    const reader = new Database(path, { readonly: true });
-    opened.push(reader);
+    descriptor = openSync(path, "r+");
+    reader = new Database(path, { readonly: true });
     reader.run(`PRAGMA busy_timeout = ${LOOP_BUSY_MS}`);
     const wal = await openWal(writer, path, descriptor);
-    // What a killed process left in the log was committed but perhaps never synced: nobody may see it before it is.
-    await wal.finish().catch(async (error) => {
-      await wal.close().catch(() => {});
+    await beginLog(wal).catch(async (error) => {
+      await wal.leave();
       throw new Error(`SQLite file ${path} cannot be written (${(error as Error).message})`);
     });
-    syncFolder(dirname(path));
-    return createSqliteRepository({ world, path, letGo, writer, reader, wal, epoch });
+    syncFolders(path, madeIn);
+    return createSqliteRepository({ world, path, descriptor, letGo, writer, reader, wal, epoch });
   } catch (error) {
-    letGo();
+    letGo({ keepLog: true });
     throw startFault(path, error);
   }
 }
 
+/**
+ * What a killed process left in the log was committed but perhaps never synced: nobody may see it before it is. Of what
+ * was copied from it a sync may have failed; SQLite copies it again, but not where a foreign process has held the file
+ * open all the while.
+ */
+async function beginLog(wal: Wal): Promise<void> {
+  if (wal.isPartlyCopied()) await wal.mend();
+  await wal.finish().catch((error) => {
+    if (!isBusy(error)) throw error;
+    return wal.sync();
+  });
+}
+
 /** How long SQLite may wait for a foreign lock on the event loop; longer waits are ours, off it. */
 const LOOP_BUSY_MS = 5;
-
-/** Makes the folder and gives the file's one true path, so that two names of one file meet at one lock. */
-function madeFolder(asked: string): string {
-  const path = resolve(asked);
-  try {
-    mkdirSync(dirname(path), { recursive: true });
-    return existsSync(path) ? realpathSync(path) : join(realpathSync(dirname(path)), basename(path));
-  } catch (error) {
-    throw new Error(
-      `SQLite file ${path}: its folder cannot be made (${(error as NodeJS.ErrnoException).code})`,
-    );
-  }
-}
-
-/** A new file's name is durable only once its folder is. */
-function syncFolder(folder: string): void {
-  const descriptor = openSync(folder, "r");
-  try {
-    fsyncSync(descriptor);
-  } finally {
-    closeSync(descriptor);
-  }
-}
 
 function openWriter(path: string): Database {
   const writer = new Database(path, { create: true, readwrite: true });
@@ -99,11 +87,12 @@ function openWriter(path: string): Database {
       const verdict = writer.query("PRAGMA quick_check(1)").values()[0]?.[0];
       if (verdict !== "ok") throw new Error(`SQLite file ${path} is corrupt`);
     }
-    writer.run("PRAGMA journal_mode = WAL");
+    const mode = writer.query("PRAGMA journal_mode = WAL").values()[0]?.[0];
+    if (mode !== "wal") throw new Error(`SQLite file ${path} cannot have a write-ahead log where it lies`);
+    writer.run("PRAGMA wal_autocheckpoint = 0");
     migrate(writer, path);
     // NORMAL syncs a restarted log's header before frames follow it, and nothing else on a commit: that is ours to do.
     writer.run("PRAGMA synchronous = NORMAL");
-    writer.run("PRAGMA wal_autocheckpoint = 0");
     writer.run(`PRAGMA busy_timeout = ${LOOP_BUSY_MS}`);
     return writer;
   } catch (error) {
@@ -124,17 +113,19 @@ function epochOf(writer: Database, newEpoch: () => Epoch): Epoch {
 interface Parts {
   readonly world: SqliteWorld;
   readonly path: string;
+  readonly descriptor: number;
   /** Closes the connections and frees the file. */
-  readonly letGo: () => void;
+  readonly letGo: (how: { keepLog: boolean }) => void;
   readonly writer: Database;
   readonly reader: Database;
-  readonly wal: Awaited<ReturnType<typeof openWal>>;
+  readonly wal: Wal;
   readonly epoch: Epoch;
 }
 
 function createSqliteRepository({
   world,
   path,
+  descriptor,
   letGo,
   writer,
   reader,
@@ -151,14 +142,20 @@ function createSqliteRepository({
   let closed: Promise<void> | undefined;
   /** The connections are closed: what was begun before `close` has ended. */
   let gone = false;
-  /** A sync failed: what the log holds may be lost, so nothing is shown or added until the file holds it. */
+  /** A sync failed: what was written may be lost, so nothing is shown or added until it was written again. */
   let doubtful = false;
+  /** The file was found corrupt: before the log starts afresh it must give the file once more what it has. */
+  let corrupt = false;
+  /** The file was moved away or removed: what is written to it nobody would find again. */
+  let astray = false;
+  const inode = fstatSync(descriptor).ino;
   /** The tail of those who want to write or to restart the log: one at a time, in order. */
   let turns: Promise<unknown> = Promise.resolve();
   let checkpoint: Promise<void> | undefined;
   let checkpointNotBefore = 0;
   let lastCommitAt = 0;
   let retryMs: number = LIMITS.storeRetryMinMs;
+  let failedAt = Number.NEGATIVE_INFINITY;
   let retry: ReturnType<typeof setTimeout> | undefined;
 
   const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
@@ -180,9 +177,18 @@ function createSqliteRepository({
     return new ChatError("storage_unavailable", { cause });
   }
 
+  function refuseWhileUnsafe() {
+    if (doubtful) throw unavailable("a sync failed");
+    if (astray) throw unavailable(ASTRAY);
+  }
+
   function failed(cause: unknown): ChatError {
     if (status.up) log.error("store_failed", { kind: "sqlite", error: cause });
     status = { up: false, reason: downReason(cause) };
+    if (isCorrupt(cause)) corrupt = true;
+    // A fault that comes again and again, e.g. a corrupt page that somebody reads, is not worth an attempt each time.
+    if (performance.now() - failedAt > 2 * LIMITS.storeRetryMaxMs) retryMs = LIMITS.storeRetryMinMs;
+    failedAt = performance.now();
     if (retry === undefined && closed === undefined) {
       retry = setTimeout(() => void recover(), retryMs);
       retry.unref();
@@ -191,31 +197,48 @@ function createSqliteRepository({
     return unavailable(cause);
   }
 
-  function works() {
-    if (!status.up) log.info("store_recovered", { kind: "sqlite" });
-    status = { up: true };
-    retryMs = LIMITS.storeRetryMinMs;
+  /** A sync of the log or the file failed, or nobody knows: from here on nothing is built upon what may be lost. */
+  function doubted(cause: unknown): ChatError {
+    doubtful = true;
+    return failed(cause);
+  }
+
+  /** What a failed sync may have lost is written again and synced, the log and what was copied from it. */
+  async function mend() {
+    if (!doubtful && !corrupt) return;
+    await wal.mend();
+    // Until here the frozen view has kept every checkpoint from what was in doubt.
+    showAll();
+    // A page that was read meanwhile may have been the one of before.
+    for (const connection of [writer, reader]) connection.run("PRAGMA shrink_memory");
+    doubtful = false;
+    corrupt = false;
   }
 
   /**
-   * Tries whether the store can be written again. After a failed sync the kernel may have forgotten which pages of the
-   * log never reached the disk, so it is no use to sync it again: the log is verified frame by frame and copied into the
-   * file as a whole, the file is synced, and the log starts afresh. Only then is what it held shown and added to.
+   * Tries whether the store can be written again. After a failed sync the kernel may have forgotten which pages never
+   * reached the disk, so it is no use to sync again what was not written again.
    */
   async function recover() {
     retry = undefined;
     await inTurn(async () => {
       if (closed !== undefined) return;
       try {
-        if (doubtful) await wal.verify();
-        // Until here the frozen view has kept every checkpoint from what is in doubt.
+        astray = isAstray();
+        if (astray) throw ASTRAY;
+        await mend();
         showAll();
-        await wal.finish();
+        // While somebody's shell reads, the log cannot start afresh, but it may grow.
+        await wal.finish().catch(async (error) => {
+          if (!isBusy(error)) throw error;
+          await wal.touch();
+        });
         await wal.sync();
-        doubtful = false;
-        works();
+        log.info("store_recovered", { kind: "sqlite" });
+        status = { up: true };
       } catch (error) {
-        failed(error);
+        if (error !== ASTRAY && syncFailed(error)) doubted(error);
+        else failed(error);
       }
     });
   }
@@ -227,27 +250,43 @@ function createSqliteRepository({
       try {
         await wal.backfill();
         await inTurn(async () => {
-          if (!gone) await wal.finish();
+          if (!gone && !doubtful && !corrupt) await wal.finish();
         });
       } catch (error) {
         // Somebody's shell may read the file: commits go on, the log grows until that ends.
         checkpointNotBefore = performance.now() + 1_000;
         log.warn("wal_checkpoint_failed", { error });
+        if (syncFailed(error)) doubted(error);
       } finally {
         checkpoint = undefined;
       }
     })();
   }
 
+  /** The log's length; to learn it must not fail what it is learnt for. */
+  function logBytes(): number {
+    try {
+      return wal.bytes();
+    } catch (error) {
+      failed(error);
+      return 0;
+    }
+  }
+
+  const isAstray = () => statSync(path, { throwIfNoEntry: false })?.ino !== inode;
+
   const idle = setInterval(() => {
-    if (performance.now() - lastCommitAt < LIMITS.walIdleMs || !status.up) return;
-    if (wal.bytes() > LIMITS.walIdleBytes) startCheckpoint();
+    if (!status.up) return;
+    astray = isAstray();
+    if (astray) failed(ASTRAY);
+    else if (performance.now() - lastCommitAt >= LIMITS.walIdleMs && logBytes() > LIMITS.walIdleBytes)
+      startCheckpoint();
   }, LIMITS.walIdleMs);
   idle.unref();
 
   async function commit(drafts: readonly Draft[], deadline: number): Promise<readonly AppendResult[]> {
     if (gone) throw unavailable("the store is closed");
-    if (doubtful) throw unavailable("a sync failed");
+    refuseWhileUnsafe();
     // Nobody waits for it any more.
     if (performance.now() > deadline) throw unavailable("the store is busy");
     let committed: ReturnType<typeof appender.commit>;
@@ -264,14 +303,17 @@ function createSqliteRepository({
       try {
         await wal.sync();
       } catch (error) {
-        doubtful = true;
-        throw failed(error);
+        throw doubted(error);
       }
     }
-    showAll();
-    works();
+    // From here on it is stored: whatever fails now is not this batch's.
+    try {
+      showAll();
+    } catch (error) {
+      failed(error);
+    }
     lastCommitAt = performance.now();
-    if (wal.bytes() > LIMITS.walCheckpointBytes) startCheckpoint();
+    if (logBytes() > LIMITS.walCheckpointBytes) startCheckpoint();
     return committed.results;
   }
 
@@ -283,8 +325,7 @@ function createSqliteRepository({
       timer = setTimeout(() => reject(failed("the store is too slow")), LIMITS.storeTimeoutMs);
     });
     try {
-      if (checkpoint !== undefined && wal.bytes() > LIMITS.walBytesMax)
-        await Promise.race([checkpoint, late]);
+      if (checkpoint !== undefined && logBytes() > LIMITS.walBytesMax) await Promise.race([checkpoint, late]);
       return await Promise.race([inTurn(() => commit(drafts, deadline)), late]);
     } finally {
       clearTimeout(timer);
@@ -294,7 +335,7 @@ function createSqliteRepository({
   /** Runs a read in one view: the one that was frozen before an unsynced commit, else one of its own. */
   async function read<T>(work: () => T): Promise<T> {
     if (closed !== undefined) throw unavailable("the store is closed");
-    if (doubtful) throw unavailable("a sync failed");
+    refuseWhileUnsafe();
     try {
       if (reader.inTransaction) return work();
       begin.run();
@@ -327,25 +368,31 @@ function createSqliteRepository({
     clearTimeout(retry);
     await inTurn(async () => {
       gone = true;
-      try {
-        if (doubtful) await wal.verify();
-      } catch (error) {
-        // Closing the connections would copy the log. The frozen view keeps SQLite from it to the end of the process.
-        log.error("wal_damaged", { error });
-        wal.abandon();
-        return;
-      }
-      showAll();
-      try {
-        await wal.close();
-      } catch (error) {
-        log.warn("wal_checkpoint_failed", { error });
-      }
+      const emptied = await emptyLog();
       appender.finalize();
       reads.finalize();
       for (const statement of [begin, end, takeView]) statement.finalize();
-      letGo();
+      letGo({ keepLog: !emptied });
     });
+  }
+
+  /** Ends the log; false when it must stay, because it has what the file may not have. The next start goes on from it. */
+  async function emptyLog(): Promise<boolean> {
+    try {
+      await mend();
+      showAll();
+    } catch (error) {
+      log.error("wal_damaged", { error });
+      await wal.leave();
+      return false;
+    }
+    try {
+      await wal.close();
+      return true;
+    } catch (error) {
+      log.warn("wal_checkpoint_failed", { error });
+      return false;
+    }
   }
 
   return {
@@ -367,5 +414,4 @@ function createSqliteRepository({
   };
 }
 
-// SQLITE_BUSY and its extended codes.
-const isBusy = (error: unknown) => error instanceof SQLiteError && (error.errno & 0xff) === 5;
+const ASTRAY = "the file was moved or removed while it was open";

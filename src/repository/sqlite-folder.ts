@@ -1,0 +1,48 @@
+/** Where the embedded store's file lies: its one true path, and a name that is durable. */
+
+import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, realpathSync } from "node:fs";
+import { basename, dirname, join, resolve } from "node:path";
+
+/**
+ * Makes the folder, and gives the file's one true path, so that two names of one file meet at one lock.
+ * @returns `madeIn`: the folder in which the first missing one was made; the file's own where none was missing
+ */
+export function truePath(asked: string): { readonly path: string; readonly madeIn: string } {
+  const path = resolve(asked);
+  try {
+    const made = mkdirSync(dirname(path), { recursive: true });
+    if (!existsSync(path)) makeFile(path);
+    const truly = existsSync(path) ? realpathSync(path) : join(realpathSync(dirname(path)), basename(path));
+    return { path: truly, madeIn: realpathSync(dirname(made ?? path)) };
+  } catch (error) {
+    throw new Error(
+      `SQLite file ${path}: its folder cannot be made (${(error as NodeJS.ErrnoException).code})`,
+    );
+  }
+}
+
+/** A link that points at nothing yet has no true path before there is a file. */
+function makeFile(path: string): void {
+  try {
+    closeSync(openSync(path, "a", 0o644));
+  } catch {
+    // SQLite will say why, in its words.
+  }
+}
+
+/** A new file's name is durable only once its folder is, and a new folder's once the one above it is. */
+export function syncFolders(path: string, madeIn: string): void {
+  for (let folder = dirname(path); ; folder = dirname(folder)) {
+    syncFolder(folder);
+    if (folder === madeIn || folder === dirname(folder) || !folder.startsWith(madeIn)) return;
+  }
+}
+
+function syncFolder(folder: string): void {
+  const descriptor = openSync(folder, "r");
+  try {
+    fsyncSync(descriptor);
+  } finally {
+    closeSync(descriptor);
+  }
+}
