@@ -17,6 +17,18 @@ describe("createBook", () => {
     expect(book.counts).toEqual({ acked: 3, seen: 3, refused: 1 });
   });
 
+  test("lets what was said again stand behind what was said after it", () => {
+    const book = createBook();
+    const late = numbered("ana", 0, 1, "a");
+    book.saidAgain(late);
+    book.close("r", [
+      told(1, numbered("ana", 0, 2, "b")),
+      told(2, late),
+      told(3, numbered("ana", 0, 3, "c")),
+    ]);
+    expect(book.faults).toEqual([]);
+  });
+
   const wrong: [string, () => readonly string[]][] = [
     [
       "an acked message that is lost",

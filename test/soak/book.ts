@@ -15,6 +15,8 @@ export interface Book {
   seen(told: Told, how: string): void;
   /** A text was refused: nobody may ever see it. */
   refused(message: string): void;
+  /** A text is said again after others: what keeps its sender's order does not hold for it. */
+  saidAgain(message: string): void;
   readonly counts: { acked: number; seen: number; refused: number };
   /** Judges the whole of a room as the history has it at the end, oldest first. */
   close(room: string, history: readonly Told[]): void;
@@ -36,6 +38,7 @@ export const numbered = (sender: string, connection: number, number: number, wor
 export function createBook(): Book {
   const rooms = new Map<string, { ids: (string | undefined)[]; acked: Set<number> }>();
   const refusedTexts = new Set<string>();
+  const textsSaidAgain = new Set<string>();
   const faults: string[] = [];
   const counts = { acked: 0, seen: 0, refused: 0 };
 
@@ -75,6 +78,7 @@ export function createBook(): Book {
       counts.refused += 1;
       refusedTexts.add(message);
     },
+    saidAgain: (message) => void textsSaidAgain.add(message),
     close(room, history) {
       const { ids, acked } = roomOf(room);
       const where = new Map<string, number>();
@@ -89,7 +93,7 @@ export function createBook(): Book {
         texts.set(message, seq);
         if (refusedTexts.has(message)) fault(`${room} ${seq}: a refused message is stored`);
         const [, sender = "", number = ""] = NUMBERED.exec(message) ?? [];
-        if (sender === "") continue;
+        if (sender === "" || textsSaidAgain.has(message)) continue;
         if (Number(number) <= (numbers.get(sender) ?? -1)) fault(`${room} ${seq}: ${sender} is out of order`);
         numbers.set(sender, Number(number));
       }

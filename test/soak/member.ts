@@ -134,7 +134,8 @@ export function createSoakMember(options: SoakMemberOptions): SoakMember {
       if (code !== "rate_limited" && !busyCodes.has(code)) {
         book.fault(`${name}: a valid send was refused with ${code}`);
       } else if (code === "storage_unavailable" || isRetry) {
-        // Whether it is stored is unknown.
+        // Whether it is stored is unknown, and what was said after it may be.
+        book.saidAgain(draft.message);
         if (draft.client_id !== undefined) unknown.push(draft);
       } else book.refused(draft.message);
     });
