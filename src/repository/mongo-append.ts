@@ -9,14 +9,29 @@ import { parseSeq, type RoomName, SEQ_ZERO, type Seq, seqAfter } from "../domain
 import type { Draft, Message } from "../domain/message.ts";
 import { type Millis, toMillis } from "../domain/time.ts";
 import { assert, ChatError } from "../errors.ts";
-import { DUPLICATE_KEY, type Life, MONGO_TIMES, type MongoConnection, QUICK } from "./mongo-connection.ts";
-import { NUMBERED, readMessage, ROOM_SEQ, readTime, toDocument } from "./mongo-schema.ts";
+import { MONGO_TIMES, QUICK } from "./mongo-client.ts";
+import type { MongoConnection } from "./mongo-connection.ts";
+import { DUPLICATE_KEY, type Life } from "./mongo-life.ts";
+import {
+  NEWEST_OF_EACH_ROOM,
+  NUMBERED,
+  readMessage,
+  ROOM_SEQ,
+  readTime,
+  toDocument,
+} from "./mongo-schema.ts";
 import type { AppendResult } from "./repository.ts";
 
-/** The end of a room on the primary: majority-committed or about to be, which is where the next message must go. */
+/** The end of a room, after which the next message goes. */
 interface RoomEnd {
   seq: Seq;
   receivedAt: Millis;
+}
+
+/** A number that another service's message has: committed by a majority, or not yet. */
+interface TakenPlace {
+  readonly room: RoomName;
+  readonly seq: Seq;
 }
 
 /** The drafts of one append that have no result yet, and what is known of those that share a client id with them. */
@@ -78,6 +93,7 @@ async function appendAll(
   let verified = false;
   // The first try asks nothing: the unique indexes find what was there before.
   let asks = false;
+  let taken: TakenPlace | undefined;
   for (let attempt = 0; !ended.aborted; attempt++) {
     try {
       if (asks) await settleKnown(connection, batch);
@@ -89,9 +105,16 @@ async function appendAll(
       const [ends] = await Promise.all([readEnds(connection, rooms), verified || connection.verify(life)]);
       if (ended.aborted) return;
       verified = true;
+      if (taken !== undefined && (ends.get(taken.room)?.seq ?? taken.seq) < taken.seq) {
+        // Not by a majority yet, or never, when it is rolled back: after a rest its place is tried again.
+        taken = undefined;
+        await pause(batch, attempt);
+        continue;
+      }
       const outcome = await insert(connection, batch, places, ends);
       if (outcome === "all") return;
       asks = outcome === "known";
+      taken = outcome === "known" ? undefined : outcome.outrunAt;
     } catch (error) {
       // What is not the driver's word is another life of the store, or a defect of ours.
       if (ended.aborted || !(error instanceof MongoError)) throw error;
@@ -155,41 +178,37 @@ function clientIdFilters(drafts: readonly Draft[]): Filter<Document>[] {
 }
 
 /**
- * Where the rooms end. Read as the primary has it, committed by a majority or not: a number after what is about to be
- * committed is the right one, and our own write is acknowledged only after what stands before it.
+ * Where the rooms end, as a majority has them: what a majority has, the next primary has too, so that no number can come to
+ * stand after one that is rolled back. Who is told too low a number meets the unique index.
  */
 async function readEnds(
   { documents }: MongoConnection,
   rooms: ReadonlySet<RoomName>,
 ): Promise<ReadonlyMap<RoomName, RoomEnd>> {
-  const read = async (room: RoomName): Promise<[RoomName, RoomEnd]> => {
-    const last = await documents.findOne(
-      { room, seq: NUMBERED },
-      {
-        ...QUICK,
-        sort: { seq: -1 },
-        projection: { seq: 1, received_at: 1 },
-        readConcern: { level: "local" },
-      },
-    );
-    const seq = last === null ? SEQ_ZERO : parseSeq(Number(last.seq));
+  const rows = await documents
+    .aggregate([{ $match: { room: { $in: [...rooms] }, seq: NUMBERED } }, ...NEWEST_OF_EACH_ROOM], QUICK)
+    .toArray();
+  const newest = new Map(rows.map((row) => [String(row._id), row]));
+  const end = (room: RoomName): RoomEnd => {
+    const last = newest.get(room);
+    const seq = last === undefined ? SEQ_ZERO : parseSeq(Number(last.seq));
     assert(seq !== undefined, "a room's newest number can be one");
-    return [room, { seq, receivedAt: readTime(last?.received_at) ?? toMillis(Number.NEGATIVE_INFINITY) }];
+    return { seq, receivedAt: readTime(last?.received_at) ?? toMillis(Number.NEGATIVE_INFINITY) };
   };
-  return new Map(await Promise.all([...rooms].map(read)));
+  return new Map([...rooms].map((room) => [room, end(room)]));
 }
 
 /**
  * Numbers the open drafts after the ends of their rooms, raises `receivedAt` where it would fall, and stores them.
- * "outrun": another service took a number first; "known": something is there already, or a document was refused. The rest
- * is to be numbered anew. Throws when it is unknown what was stored.
+ * `outrunAt`: another service took this number first; "known": something is there already, or a document was refused. The
+ * rest is to be numbered anew. Throws when it is unknown what was stored.
  */
 async function insert(
   { messages }: MongoConnection,
   batch: Batch,
   places: readonly number[],
   ends: ReadonlyMap<RoomName, RoomEnd>,
-): Promise<"all" | "outrun" | "known"> {
+): Promise<"all" | "known" | { readonly outrunAt: TakenPlace }> {
   const rows = places.map((place) => {
     const draft = draftAt(batch.drafts, place);
     const end = ends.get(draft.room);
@@ -220,7 +239,9 @@ async function insert(
     // The server refuses this document for itself, and would again: the others go on without it.
     if (fault.code !== DUPLICATE_KEY) batch.results[failed.place] = refusedUnknown(error);
     // The name of the index, in the server's words, only saves a question: to ask without need is harmless.
-    return fault.code === DUPLICATE_KEY && fault.words.includes(ROOM_SEQ) ? "outrun" : "known";
+    return fault.code === DUPLICATE_KEY && fault.words.includes(ROOM_SEQ)
+      ? { outrunAt: failed.message }
+      : "known";
   }
 }
 

@@ -6,14 +6,9 @@
 import { type AnyBulkWriteOperation, type Collection, type Document, MongoServerError } from "mongodb";
 import { type Epoch, parseSeq, type RoomName, type Seq, SEQ_ZERO, seqAfter } from "../domain/ids.ts";
 import { assert } from "../errors.ts";
-import {
-  DUPLICATE_KEY,
-  type MongoChoice,
-  mongoClient,
-  mongoDatabase,
-  prepareDatabase,
-} from "./mongo-connection.ts";
-import { ANY_TIME, MESSAGES, META, NUMBERED, readPastMessage, UNNUMBERED } from "./mongo-schema.ts";
+import { type MongoChoice, mongoClient, mongoDatabase } from "./mongo-client.ts";
+import { DUPLICATE_KEY, prepareDatabase } from "./mongo-life.ts";
+import { ANY_TIME, MESSAGES, NUMBERED, readPastMessage, UNNUMBERED } from "./mongo-schema.ts";
 
 export interface MigrationReport {
   /** Messages that got a number, or would. */
@@ -31,6 +26,8 @@ const DATED_MAX = 500;
 /** Messages numbered before a service that appends to the same room is let in, and for how long. */
 const NUMBERED_IN_A_ROW = 64;
 const LET_IN_MS = 25;
+/** Between two looks at an end that another writer has moved, but a majority does not have yet. */
+const MAJORITY_MS = 5;
 
 /**
  * @param dryRun counts what would be done, and changes nothing
@@ -44,18 +41,11 @@ export async function migrateMongo(
   try {
     await client.connect();
     const db = mongoDatabase(client, choice.databaseName);
-    // The newest state of the primary: what other writers are about to commit counts too.
-    const documents = db.collection(MESSAGES, { readConcern: { level: "local" } });
+    const documents = db.collection(MESSAGES);
     if (!choice.dryRun) await prepareDatabase(db, choice.newEpoch);
     const { readable, rooms, dated, unreadable } = await dateMessages(documents, choice.dryRun);
     if (choice.dryRun) return { numbered: readable, rooms: rooms.size, dated, unreadable };
-    const numbered = await numberMessages(documents);
-    // Acknowledged only after all that was written before it.
-    if (numbered.numbered > 0)
-      await db
-        .collection<Document>(META)
-        .updateOne({ _id: "store" } as Document, { $set: { migrated_at: new Date() } });
-    return { ...numbered, dated, unreadable };
+    return { ...(await numberMessages(documents)), dated, unreadable };
   } finally {
     await client.close();
   }
@@ -97,8 +87,8 @@ async function dateMessages(documents: Collection, dryRun: boolean) {
 }
 
 /**
- * One after the other: the next number is given only when the one before it is taken, so that no hole can come from a
- * message that was deleted meanwhile, or from an end in the middle.
+ * One after the other: the next number is given only when a majority has the one before it, so that no hole can come from
+ * a message that was deleted meanwhile, from an end in the middle, or from another primary.
  */
 async function numberMessages(documents: Collection): Promise<{ numbered: number; rooms: number }> {
   const rooms = new Set<RoomName>();
@@ -116,14 +106,12 @@ async function numberMessages(documents: Collection): Promise<{ numbered: number
       room = message.room;
       head = await readHead(documents, room);
     }
-    // Now and then all that was written so far is waited for, and another service let in.
-    const settled = (numbered + 1) % NUMBERED_IN_A_ROW === 0;
-    const given = await giveNumber(documents, row._id, room, head, settled);
+    const given = await giveNumber(documents, row._id, room, head);
     head = given.head;
     if (!given.taken) continue;
     rooms.add(room);
     numbered++;
-    if (settled) await Bun.sleep(LET_IN_MS);
+    if (numbered % NUMBERED_IN_A_ROW === 0) await Bun.sleep(LET_IN_MS);
   }
   return { numbered, rooms: rooms.size };
 }
@@ -134,23 +122,24 @@ async function giveNumber(
   id: unknown,
   room: RoomName,
   head: Seq,
-  settled: boolean,
 ): Promise<{ head: Seq; taken: boolean }> {
-  for (let last = head; ; last = await readHead(documents, room)) {
+  for (let last = head; ;) {
     const next = seqAfter(last);
     try {
-      const { matchedCount } = await documents.updateOne(
-        { _id: id, seq: UNNUMBERED } as Document,
-        { $set: { seq: next } },
-        settled ? {} : { writeConcern: { w: 1 } },
-      );
+      const { matchedCount } = await documents.updateOne({ _id: id, seq: UNNUMBERED } as Document, {
+        $set: { seq: next },
+      });
       return matchedCount === 1 ? { head: next, taken: true } : { head: last, taken: false };
     } catch (error) {
       if (!(error instanceof MongoServerError && error.code === DUPLICATE_KEY)) throw error;
+      const before = last;
+      last = await readHead(documents, room);
+      if (last === before) await Bun.sleep(MAJORITY_MS);
     }
   }
 }
 
+/** As a majority has it: a number must never stand after one that can still be rolled back. */
 async function readHead(documents: Collection, room: RoomName): Promise<Seq> {
   const newest = await documents.findOne(
     { room, seq: NUMBERED },

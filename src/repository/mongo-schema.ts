@@ -33,6 +33,14 @@ export interface MetaDocument {
 
 /** A filter that MongoDB recognises as implied by the partial index on `(room, seq)`. */
 export const NUMBERED = { $gt: 0 };
+/**
+ * Of documents that have numbers the newest of each room. Both keys fall: the order of the index backwards, so that the
+ * server jumps from room to room (DISTINCT_SCAN).
+ */
+export const NEWEST_OF_EACH_ROOM = [
+  { $sort: { room: -1, seq: -1 } },
+  { $group: { _id: "$room", seq: { $first: "$seq" }, received_at: { $first: "$received_at" } } },
+];
 /** What has no number yet. */
 export const UNNUMBERED = { $not: NUMBERED };
 

@@ -26,9 +26,8 @@ export interface OpenedMongo {
   dispose(): Promise<void>;
 }
 
-/** A database of its own on that server. */
-export function mongoDatabaseOf(uri: string): OpenedMongo {
-  const databaseName = freshDatabase();
+/** A database of its own on that server, or that one. */
+export function mongoDatabaseOf(uri: string, databaseName = freshDatabase()): OpenedMongo {
   const { log } = keptLog();
   const client = new MongoClient(uri, { serverSelectionTimeoutMS: 5_000, appName: "test" });
   const db = client.db(databaseName);
