@@ -55,6 +55,10 @@ export const LIMITS = {
 
   /** The longest any operation on a store may take before it counts as failed. */
   storeTimeoutMs: 5_000,
+  /** Reads that a database server is asked for at once: with an append and the looks at its life below the driver's 100. */
+  storeReadsMax: 64,
+  /** Operations that wait for their turn at a database server, and such as wait for it to come up; beyond, refused at once. */
+  storeWaitersMax: 16_384,
   /** Pauses between the attempts of a store to work again, doubling: the last is half of the second it may take to be back. */
   storeRetryMinMs: 50,
   storeRetryMaxMs: 500,
@@ -104,7 +108,6 @@ export const LIMITS = {
 
   /** How long a polling client that is let go has to fetch its last answers. */
   lastWordsMs: 1_000,
-
   /** What the drain may take beyond `DRAIN_MS` before the process ends anyway. */
   drainGraceMs: 5_000,
 } as const;

@@ -2,57 +2,30 @@
 
 import {
   type Collection,
-  type Db,
   type Document,
-  MongoClient,
   MongoError,
   MongoServerError,
-  ReadConcern,
-  ReadPreference,
   type TopologyDescription,
 } from "mongodb";
 import { ChatError } from "../errors.ts";
-import { type Epoch, parseEpoch } from "../domain/ids.ts";
 import { LIMITS } from "../limits.ts";
 import type { Metrics } from "../observe/metrics.ts";
-import { INDEXES, MESSAGES, type MessageDocument, META, type MetaDocument } from "./mongo-schema.ts";
+import { MONGO_TIMES, type MongoChoice, mongoClient, mongoDatabase } from "./mongo-client.ts";
+import { createLifeCheck, type Life, LifeChanged, prepareDatabase } from "./mongo-life.ts";
+import { MESSAGES, type MessageDocument } from "./mongo-schema.ts";
+import { createTurns } from "./mongo-turns.ts";
 import type { RepositoryWorld, StoreStatus } from "./repository.ts";
-
-/** How long the driver waits for what, in milliseconds. It has no ceiling for a whole operation: that one is ours. */
-export const MONGO_TIMES = {
-  /** An operation of the port in total; the rest up to LIMITS.storeTimeoutMs is for the answer's own way. */
-  operationMs: LIMITS.storeTimeoutMs - 500,
-  /** What an operation that finds the store down waits for it to come up. */
-  comeUpMs: 1_000,
-  /** Finding the primary, names and handshakes included, from which a far one is not cut off. */
-  selectMs: 4_000,
-  /** A connection on which an answer is due and nothing comes. Leaves time to ask what became of a write. */
-  silenceMs: 3_000,
-  /** How often the server is asked whether it lives, and how long its answer may take. */
-  heartbeatMs: 1_000,
-  connectMs: 2_000,
-  /** Between two tries to bring the store up. */
-  retryMs: 500,
-} as const;
-
-/** For a read: the server gives up when we have. */
-export const QUICK = { maxTimeMS: LIMITS.storeTimeoutMs } as const;
-
-/** One life of the store. */
-export interface Life {
-  readonly epoch: Epoch;
-  /** The server's name for the collection of messages in this life. */
-  readonly collection: string;
-}
-
-/** The database was dropped, or another life began, under a running operation: it starts afresh. */
-export class LifeChanged extends Error {}
 
 /** The store is down, or closed, and was before the operation touched it. */
 class StoreDown extends Error {}
 
-/** The operation took as long as an operation may. */
+/** A write took as long as an operation may. */
 class TooLate extends Error {}
+
+/** A read did: it looked at much, or the server is slow. Whether that is well, its heartbeat says. */
+class SlowRead extends Error {}
+
+type Run = <T>(work: (life: Life, ended: AbortSignal) => Promise<T>) => Promise<T>;
 
 export interface MongoConnection {
   /** The hosts and the database, without credentials. */
@@ -64,9 +37,14 @@ export interface MongoConnection {
   status(): StoreStatus;
   /**
    * Runs one operation of the port within MONGO_TIMES.operationMs. Whatever it throws comes out as `storage_unavailable`,
-   * having told `failed`. `ended` says that nobody waits any more.
+   * having told `failed`. `ended` says that nobody waits any more. Appends wait for no turn: there is one at a time.
    */
-  run<T>(work: (life: Life, ended: AbortSignal) => Promise<T>): Promise<T>;
+  run: Run;
+  /**
+   * The same for a read, of which LIMITS.storeReadsMax run at once. One that gets no turn in time is refused as
+   * `overloaded`; one that takes too long is given up, and says nothing about the server.
+   */
+  read: Run;
   /** Resolves with the life once the store is up; rejects when it does not come up in that time. */
   up(withinMs: number): Promise<Life>;
   /** An operation failed: where that speaks of the server, the store is down until it answers. */
@@ -74,103 +52,6 @@ export interface MongoConnection {
   /** Throws LifeChanged unless the store still has this life. */
   verify(life: Life): Promise<void>;
   close(): Promise<void>;
-}
-
-export interface MongoChoice {
-  readonly uri: string;
-  readonly databaseName: string;
-}
-
-/**
- * A client that is not connected yet.
- * @throws Error of one line without credentials, when the address cannot be one
- */
-export function mongoClient(uri: string, silenceMs: number): MongoClient {
-  try {
-    return new MongoClient(uri, {
-      appName: "chat-service",
-      serverSelectionTimeoutMS: MONGO_TIMES.selectMs,
-      waitQueueTimeoutMS: MONGO_TIMES.comeUpMs,
-      connectTimeoutMS: MONGO_TIMES.connectMs,
-      socketTimeoutMS: silenceMs,
-      heartbeatFrequencyMS: MONGO_TIMES.heartbeatMs,
-      // One way to deal with an unknown outcome, not two: append asks by id what was stored.
-      retryWrites: false,
-      // Text that is no UTF-8, written by some other program, must not make its neighbours unreadable.
-      enableUtf8Validation: false,
-    });
-  } catch (error) {
-    const why = error instanceof Error ? error.message : String(error);
-    throw new Error(`MONGODB_URI cannot be used: ${withoutCredentials(uri, why)}`);
-  }
-}
-
-function withoutCredentials(uri: string, text: string): string {
-  const login = /^[^/]*\/\/(.*)@/.exec(uri)?.[1];
-  const secrets = login === undefined ? [] : [login, ...login.split(":"), ...login.split(":").map(decoded)];
-  const cleaned = secrets
-    .filter((secret) => secret !== "")
-    .toSorted((a, b) => b.length - a.length)
-    .reduce((shown, secret) => shown.replaceAll(secret, "***"), text.replaceAll(uri, "the address"));
-  return cleaned.replaceAll(/\s+/g, " ").trim();
-}
-
-function decoded(text: string): string {
-  try {
-    return decodeURIComponent(text);
-  } catch {
-    return text;
-  }
-}
-
-/** The database with what every guarantee rests on, whatever the address says. */
-export const mongoDatabase = (client: MongoClient, databaseName: string): Db =>
-  client.db(databaseName, {
-    readPreference: ReadPreference.primary,
-    readConcern: new ReadConcern("majority"),
-    writeConcern: { w: "majority", journal: true },
-  });
-
-/** Makes what is missing: indexes, and the name of this life of the store. Harmless when repeated, or done by two. */
-export async function prepareDatabase(db: Db, newEpoch: () => Epoch): Promise<Life> {
-  await db.collection(MESSAGES).createIndexes(INDEXES);
-  const collection = await collectionName(db);
-  if (collection === undefined) throw new LifeChanged("the collection went as soon as it was made");
-  const meta = db.collection<MetaDocument>(META);
-  const found = await meta.findOne({ _id: "store" });
-  if (found === null) {
-    // Two services that start at once: the first insert wins, both then read it.
-    await meta
-      .updateOne({ _id: "store" }, { $setOnInsert: { epoch: newEpoch(), collection } }, { upsert: true })
-      .catch(ignoreDuplicate);
-  } else if (found.collection !== collection) {
-    await meta.updateOne({ _id: "store", epoch: found.epoch }, { $set: { epoch: newEpoch(), collection } });
-  }
-  const life = await readLife(db);
-  if (life === undefined || life.collection !== collection)
-    throw new LifeChanged("another life began meanwhile");
-  return life;
-}
-
-async function readLife(db: Db): Promise<Life | undefined> {
-  const row = await db.collection<MetaDocument>(META).findOne({ _id: "store" }, QUICK);
-  const epoch = typeof row?.epoch === "string" ? parseEpoch(row.epoch) : undefined;
-  return epoch === undefined || row === null ? undefined : { epoch, collection: row.collection };
-}
-
-/** The server's name for the collection of messages; a server that gives none always has the same one. */
-async function collectionName(db: Db): Promise<string | undefined> {
-  const [entry] = await db.listCollections({ name: MESSAGES }, { nameOnly: false }).toArray();
-  if (entry === undefined) return undefined;
-  const uuid = entry.info?.uuid;
-  return uuid === undefined ? "unnamed" : String(uuid);
-}
-
-/** The server's code for a value that a unique index holds already. */
-export const DUPLICATE_KEY = 11_000;
-
-function ignoreDuplicate(error: unknown): void {
-  if (!(error instanceof MongoServerError && error.code === DUPLICATE_KEY)) throw error;
 }
 
 const hasWriter = (topology: TopologyDescription) =>
@@ -183,6 +64,17 @@ function reasonOf(error: unknown): string {
   if (error instanceof MongoServerError) return "MongoDB refuses to work";
   return error instanceof TooLate ? "MongoDB did not answer in time" : "MongoDB cannot be reached";
 }
+
+/** The server's code for an operation that took longer than its own ceiling. */
+const MAX_TIME_EXPIRED = 50;
+
+/** Whether a failure says that the server is not well, and not only that one operation was too much. */
+const speaksOfServer = (error: unknown) =>
+  error instanceof TooLate ||
+  (error instanceof MongoError &&
+    // The driver keeps the class of this one to itself.
+    error.name !== "MongoWaitQueueTimeoutError" &&
+    !(error instanceof MongoServerError && error.code === MAX_TIME_EXPIRED));
 
 /** Connects in the background and goes on doing so until `close`. */
 export function connectMongo({
@@ -198,12 +90,18 @@ export function connectMongo({
   const place = `mongodb://${srvHost ?? hosts.map(String).join(",")}/${databaseName}`;
 
   let state: StoreStatus = { up: false, reason: "MongoDB has not been reached yet" };
-  let coming = Promise.withResolvers<Life>();
-  coming.promise.catch(() => {});
+  /** The life that the store was found with, while it is up; and who waits for one. */
+  let held: Life | undefined;
+  const waiters = new Set<PromiseWithResolvers<Life>>();
   let closed = false;
   let wake = () => {};
   let tries = Promise.resolve();
   const underway = new Set<Promise<unknown>>();
+  // Where the address allows fewer connections, so many: a read then waits for its turn here and not in the driver.
+  const turns = createTurns(
+    Math.min(LIMITS.storeReadsMax, client.options.maxPoolSize || LIMITS.storeReadsMax),
+    LIMITS.storeWaitersMax,
+  );
 
   const down = (reason: string, error?: unknown) => {
     if (closed) return;
@@ -212,9 +110,8 @@ export function connectMongo({
       return;
     }
     state = { up: false, reason };
+    held = undefined;
     log.warn("store_down", { place, reason, ...(error === undefined ? {} : { error }) });
-    coming = Promise.withResolvers<Life>();
-    coming.promise.catch(() => {});
     bringUp();
   };
 
@@ -228,7 +125,8 @@ export function connectMongo({
           if (closed) return;
           state = { up: true };
           log.info("store_up", { place, epoch: life.epoch });
-          coming.resolve(life);
+          held = life;
+          for (const waiter of waiters) waiter.resolve(life);
           return;
         } catch (error) {
           const reason = reasonOf(error);
@@ -260,19 +158,54 @@ export function connectMongo({
 
   const up = async (withinMs: number): Promise<Life> => {
     if (closed) throw new StoreDown("the store is closed");
-    return within(
-      coming.promise,
-      withinMs,
-      () => new StoreDown(`the store did not come up in ${withinMs} ms`),
-    );
+    if (held !== undefined) return held;
+    if (waiters.size >= LIMITS.storeWaitersMax) throw new StoreDown("too many wait for the store");
+    const waiter = Promise.withResolvers<Life>();
+    waiters.add(waiter);
+    try {
+      const late = () => new StoreDown(`the store did not come up in ${withinMs} ms`);
+      return await within(waiter.promise, withinMs, late);
+    } finally {
+      waiters.delete(waiter);
+    }
   };
 
   const failed = (error: unknown) => {
     if (closed || error instanceof StoreDown) return;
     metrics?.count("store_failures_total");
-    if (error instanceof MongoError || error instanceof TooLate) down(reasonOf(error), error);
+    if (speaksOfServer(error)) down(reasonOf(error), error);
+    else if (error instanceof MongoError || error instanceof SlowRead)
+      log.warn("store_operation_slow", { place, error });
     // A document that cannot be read, or a defect of ours: the server is well.
     else log.error("store_operation_failed", { place, error });
+  };
+
+  /** Once, and once more where another life of the store began meanwhile. */
+  const attempt = async <T>(work: (life: Life, ended: AbortSignal) => Promise<T>, ended: AbortSignal) => {
+    const life = await up(MONGO_TIMES.comeUpMs);
+    try {
+      return await work(life, ended);
+    } catch (error) {
+      if (!(error instanceof LifeChanged) || ended.aborted) throw error;
+      down("the store begins a new life", error);
+      return work(await up(MONGO_TIMES.comeUpMs), ended);
+    }
+  };
+
+  /** What the operation gives in time, or its refusal. */
+  const settle = <T>(operation: Promise<T>, ended: AbortController, late: () => Error): Promise<T> => {
+    const settled = within(operation, MONGO_TIMES.operationMs, late)
+      .catch((error: unknown) => {
+        if (error instanceof ChatError) throw error;
+        failed(error);
+        throw new ChatError("storage_unavailable", { cause: error });
+      })
+      .finally(() => {
+        ended.abort();
+        underway.delete(settled);
+      });
+    underway.add(settled);
+    return settled;
   };
 
   return {
@@ -285,45 +218,35 @@ export function connectMongo({
 
     run(work) {
       const ended = new AbortController();
-      const attempt = async () => {
-        const life = await up(MONGO_TIMES.comeUpMs);
-        try {
-          return await work(life, ended.signal);
-        } catch (error) {
-          if (!(error instanceof LifeChanged) || ended.signal.aborted) throw error;
-          down("the store begins a new life", error);
-          return work(await up(MONGO_TIMES.comeUpMs), ended.signal);
-        }
-      };
-      const settled = within(
-        attempt(),
-        MONGO_TIMES.operationMs,
-        () => new TooLate(`the operation took ${MONGO_TIMES.operationMs} ms`),
-      )
-        .catch((error: unknown) => {
-          if (error instanceof ChatError) throw error;
-          failed(error);
-          throw new ChatError("storage_unavailable", { cause: error });
-        })
-        .finally(() => {
-          ended.abort();
-          underway.delete(settled);
-        });
-      underway.add(settled);
-      return settled;
+      return settle(attempt(work, ended.signal), ended, () => {
+        return new TooLate(`the operation took ${MONGO_TIMES.operationMs} ms`);
+      });
     },
 
-    async verify(life) {
-      const [now, collection] = await Promise.all([readLife(db), collectionName(db)]);
-      if (now?.epoch !== life.epoch || collection !== life.collection)
-        throw new LifeChanged("the database was dropped or replaced");
+    read(work) {
+      const ended = new AbortController();
+      let begun = false;
+      const inTurn = async () => {
+        // First, so that whoever waits for a store that is away keeps no turn.
+        await up(MONGO_TIMES.comeUpMs);
+        const giveBack = await turns.take(ended.signal);
+        begun = true;
+        // The turn lasts as long as the driver works for it, also when nobody waits any more.
+        return attempt(work, ended.signal).finally(giveBack);
+      };
+      return settle(inTurn(), ended, () =>
+        begun ? new SlowRead(`the read took ${MONGO_TIMES.operationMs} ms`) : new ChatError("overloaded"),
+      );
     },
+
+    verify: createLifeCheck(db),
 
     async close() {
       if (closed) return;
       closed = true;
       state = { up: false, reason: "the store is closed" };
-      coming.reject(new StoreDown("the store is closed"));
+      held = undefined;
+      for (const waiter of waiters) waiter.reject(new StoreDown("the store is closed"));
       wake();
       await Promise.allSettled(underway);
       // The first cuts short a try to connect, the second closes what that try may have opened since.

@@ -5,7 +5,8 @@
 
 import type { Document, Filter } from "mongodb";
 import type { PastMessage } from "../domain/message.ts";
-import { type MongoConnection, QUICK } from "./mongo-connection.ts";
+import { QUICK } from "./mongo-client.ts";
+import type { MongoConnection } from "./mongo-connection.ts";
 import { ANY_TIME, newestFirst, readPastMessage } from "./mongo-schema.ts";
 import type { MessageRepository, TimeRange, UserPlace } from "./repository.ts";
 
@@ -16,24 +17,34 @@ export async function readUserRows(
   { documents }: Pick<MongoConnection, "documents">,
   { userId, room, before, range = {} }: Omit<UserQuery, "bounds">,
   rowsMax: number,
+  ended: AbortSignal,
 ): Promise<readonly PastMessage[]> {
   const newest = collectNewest(rowsMax, before, range);
   const said: Filter<Document> = { user_id: userId, ...(room === undefined ? {} : { room }) };
   const options = { ...QUICK, batchSize: rowsMax + 1 };
 
-  // Without `received_at` a document's place is known only when it was read: all of the user's must be looked at, until
+  // Without a date in `received_at` a document has its place only once it was read: all of the user's are looked at, until
   // `migrate` has dated them. They come first, so that one that is dated meanwhile is seen at least once.
-  for await (const row of documents.find({ ...said, received_at: null }, options)) newest.offer(row);
+  for (const receipt of UNDATED) {
+    for await (const row of documents.find({ ...said, received_at: receipt } as Filter<Document>, options)) {
+      ended.throwIfAborted();
+      newest.offer(row);
+    }
+  }
 
   const dated = documents
     .find({ ...said, received_at: receivedIn(before, range) }, options)
     .sort({ received_at: -1 });
   for await (const row of dated) {
+    ended.throwIfAborted();
     if (newest.isBeyond(row)) break;
     newest.offer(row);
   }
   return newest.rows;
 }
+
+/** No receipt, or text: each a stretch of the index, which one question for both would not be. */
+const UNDATED = [null, { $lt: "\u{10ffff}" }];
 
 function receivedIn(before: UserPlace | null, { from, to }: TimeRange): Filter<Date> {
   return {

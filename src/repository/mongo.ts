@@ -7,14 +7,10 @@ import type { RoomHead } from "../domain/sequence.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import { assert } from "../errors.ts";
 import { createMongoAppend } from "./mongo-append.ts";
-import {
-  connectMongo,
-  type Life,
-  type MongoChoice,
-  type MongoConnection,
-  QUICK,
-} from "./mongo-connection.ts";
-import { ANY_TIME, NUMBERED, readMessage, readTime } from "./mongo-schema.ts";
+import { type MongoChoice, QUICK } from "./mongo-client.ts";
+import { connectMongo, type MongoConnection } from "./mongo-connection.ts";
+import type { Life } from "./mongo-life.ts";
+import { ANY_TIME, NEWEST_OF_EACH_ROOM, NUMBERED, readMessage, readTime } from "./mongo-schema.ts";
 import { readUserRows } from "./mongo-user-history.ts";
 import type {
   MessageRepository,
@@ -47,7 +43,7 @@ export async function openMongoRepository(
     bounds: PageBounds,
     range: TimeRange = {},
   ): Promise<RoomPage> =>
-    connection.run(async (life) => {
+    connection.read(async (life, ended) => {
       const newest = await readEnd(connection, room, -1);
       // On the server, not by search: along the numbers that `migrate` gave out, the time falls.
       const received = {
@@ -66,7 +62,7 @@ export async function openMongoRepository(
         .sort({ seq: direction })
         .limit(bounds.messagesMax + 1)
         .batchSize(Math.min(bounds.messagesMax + 1, BATCH_ROWS_MAX));
-      const { messages, more } = await takePage(cursor, bounds, readNumbered);
+      const { messages, more } = await takePage(cursor, bounds, readNumbered, ended);
       // After the page: what was deleted meanwhile then lies below `firstSeq`, and is never a silent hole.
       const [oldest] = await Promise.all([readEnd(connection, room, 1), connection.verify(life)]);
       return { head: toHead(life, newest, oldest), messages, more };
@@ -80,14 +76,14 @@ export async function openMongoRepository(
     append: async (drafts) => (drafts.length === 0 ? [] : append(drafts)),
 
     head: (room) =>
-      connection.run(async (life) => {
+      connection.read(async (life) => {
         const newest = await readEnd(connection, room, -1);
         const [oldest] = await Promise.all([readEnd(connection, room, 1), connection.verify(life)]);
         return toHead(life, newest, oldest);
       }),
 
     heads: (rooms) =>
-      connection.run(async (life) => {
+      connection.read(async (life) => {
         const asked = [...new Set(rooms)];
         const [newest] = await Promise.all([
           // The newest entry of each room in the index, and a jump to the next room.
@@ -113,13 +109,13 @@ export async function openMongoRepository(
       readRoom(room, before === null ? NUMBERED : { ...NUMBERED, $lt: before }, -1, bounds, range),
 
     readByUser: ({ bounds, ...query }) =>
-      connection.run(async () => {
-        const rows = await readUserRows(connection, query, bounds.messagesMax + 1);
-        return takePage(rows, bounds, (message) => message);
+      connection.read(async (_life, ended) => {
+        const rows = await readUserRows(connection, query, bounds.messagesMax + 1, ended);
+        return takePage(rows, bounds, (message) => message, ended);
       }),
 
     readRooms: ({ before, roomsMax }) =>
-      connection.run(async () => {
+      connection.read(async () => {
         const rows = await documents
           .aggregate(
             [
@@ -143,21 +139,17 @@ export async function openMongoRepository(
 /** Documents of one round trip: a long page of long texts must not be sent at once when few of them fit. */
 const BATCH_ROWS_MAX = 256;
 
-// Both keys fall: the order of the index backwards, so that the server jumps from room to room (DISTINCT_SCAN).
-const NEWEST_OF_EACH_ROOM = [
-  { $sort: { room: -1, seq: -1 } },
-  { $group: { _id: "$room", seq: { $first: "$seq" }, received_at: { $first: "$received_at" } } },
-];
-
 /** Takes what the bounds let through; `more` when something was left. */
 async function takePage<Row, M extends { readonly text: string }>(
   rows: AsyncIterable<Row> | Iterable<Row>,
   { messagesMax, textBytesMax }: PageBounds,
   read: (row: Row) => M,
+  ended: AbortSignal,
 ): Promise<{ messages: M[]; more: boolean }> {
   const messages: M[] = [];
   let textBytes = 0;
   for await (const row of rows) {
+    ended.throwIfAborted();
     if (messages.length === messagesMax || textBytes >= textBytesMax) return { messages, more: true };
     const message = read(row);
     messages.push(message);

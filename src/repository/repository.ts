@@ -54,7 +54,8 @@ export type StoreStatus = { readonly up: true } | { readonly up: false; readonly
 
 /**
  * What every store MUST keep. Every operation settles within LIMITS.storeTimeoutMs or rejects with
- * ChatError("storage_unavailable"); none rejects with anything else, or says a database's words to a user.
+ * ChatError("storage_unavailable"), a read that could not even begin also with "overloaded"; none rejects with anything else,
+ * or says a database's words to a user.
  *
  * - A message that `append` reports as stored is durable: it MUST survive the loss of the process and of power (SQLite:
  *   committed and fsynced; MongoDB: `w: majority`, journaled).

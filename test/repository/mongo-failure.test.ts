@@ -182,6 +182,35 @@ function failureTests(): void {
     );
   });
 
+  describe("a MongoDB store whose server finds a read too long", () => {
+    const MAX_TIME_EXPIRED = 50;
+
+    test(
+      "refuses that read, and is up for everybody else",
+      async () => {
+        await withServer({ failpoints: true }, async ({ uri }, mongo) => {
+          const repository = await mongo.open();
+          await repository.append(drafts("a", 2));
+          const admin = new MongoClient(uri);
+          const data = { failCommands: ["find"], errorCode: MAX_TIME_EXPIRED, appName: "chat-service" };
+          const reads = [
+            () => repository.readByUser({ userId: user("ann"), before: null, bounds: WIDE }),
+            () => repository.readAfter(room("a"), seq(0), WIDE),
+            () => repository.head(room("a")),
+          ];
+          for (const read of reads) {
+            await admin.db("admin").command({ configureFailPoint: "failCommand", mode: { times: 1 }, data });
+            expect((await elapsed(read)).outcome).toBe("storage_unavailable");
+            expect(repository.status()).toEqual({ up: true });
+          }
+          expect((await elapsed(() => repository.head(room("a")))).outcome).toBe("answered");
+          await admin.close();
+        });
+      },
+      TEST_MS,
+    );
+  });
+
   describe("append to a MongoDB that fails on purpose", () => {
     const NOT_WRITABLE_PRIMARY = 10_107;
     const failures: { name: string; data: Document; times?: number }[] = [
@@ -207,11 +236,18 @@ function failureTests(): void {
         data: { failCommands: ["insert"], writeConcernError: { code: 91, errmsg: "shutting down" } },
         times: 3,
       },
-      { name: "find: connection lost", data: { failCommands: ["find"], closeConnection: true } },
-      { name: "find: not the primary", data: { failCommands: ["find"], errorCode: 13_435 }, times: 3 },
+      {
+        name: "reads: connection lost",
+        data: { failCommands: ["find", "aggregate"], closeConnection: true },
+      },
+      {
+        name: "reads: not the primary",
+        data: { failCommands: ["find", "aggregate"], errorCode: 13_435 },
+        times: 3,
+      },
       {
         name: "everything for a while",
-        data: { failCommands: ["insert", "find", "listCollections"], closeConnection: true },
+        data: { failCommands: ["insert", "find", "aggregate", "listCollections"], closeConnection: true },
         times: 6,
       },
     ];
