@@ -185,7 +185,8 @@ describe("reads from MongoDB", () => {
       expect(await indexOf(named)).toContain('"indexName":"room_user_client"');
       const mine = { user_id: "u1", received_at: { $lte: new Date() } };
       expect(await indexOf(mine, { received_at: -1 })).toContain('"indexName":"user_received"');
-      expect(await indexOf({ user_id: "u1", received_at: null })).toContain('"indexName":"user_received"');
+      for (const received_at of [null, { $lt: "\u{10ffff}" }])
+        expect(await indexOf({ user_id: "u1", received_at })).toContain('"indexName":"user_received"');
     }),
   );
 
@@ -236,11 +237,15 @@ describe("messages of an older program", () => {
         timestamp: `${T}.250+01:00`,
       });
       await messages.insertOne({ ...old, message: "date", timestamp: new Date("2020-01-01T00:00:00Z") });
+      // An older program's receipt as text: the message stands where its timestamp says.
+      const earlier = { ...old, timestamp: "2019-06-01T00:00:00Z" };
+      await messages.insertOne({ ...earlier, message: "text receipt", received_at: "2019-06-01T00:00:01Z" });
       const page = await repository.readByUser({ userId: user("ann"), before: null, bounds: WIDE });
       expect(page.messages.map(({ text, seq: number }) => [text, number])).toEqual([
         ["ours", seq(1)],
         ["text", null],
         ["date", null],
+        ["text receipt", null],
       ]);
       expect(page.messages[1]).toMatchObject({
         id: insertedId.toHexString(),
@@ -310,6 +315,9 @@ describe("openMongoRepository", () => {
       "mongodb://ann:s3cret@host/?colour=s3cret",
       "mongodb://ann:s3cret@",
       "mongodb://ann:s3%ret@host/",
+      "mongodb://ann:s3cret",
+      "mongodb://s3cret:x/?tls=true",
+      "mongodb://host:1/?authMechanism=s3cret",
     ];
     for (const uri of wrong) {
       const thrown = await openMongoRepository({ uri, databaseName: "d", log, newEpoch }).then(
