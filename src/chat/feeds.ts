@@ -50,7 +50,7 @@ export interface Feeds {
 }
 
 export interface FeedsOptions {
-  readonly repository: Pick<MessageRepository, "readAfter" | "heads" | "shared">;
+  readonly repository: Pick<MessageRepository, "readAfter" | "heads" | "shared" | "status">;
   readonly deliver: Deliver;
   readonly dismiss: Dismiss;
   readonly log: Log;
@@ -76,7 +76,8 @@ interface State {
 
 /**
  * Beats for which a room stays in doubt: what a store was too slow to confirm may still land after it was given up, once
- * the disk or the network goes on. What lands later yet is found by the next message's number.
+ * the disk or the network goes on. While the store is down they are not counted: a disk may hang for longer, and reads be
+ * answered meanwhile without what it hangs on. What lands later yet is found by the next message's number.
  */
 const DOUBT_BEATS = Math.ceil((2 * LIMITS.storeTimeoutMs) / LIMITS.headPollMs);
 
@@ -293,9 +294,10 @@ export function createFeeds({ repository, deliver, dismiss, log, metrics }: Feed
     },
 
     async beat() {
+      const { up } = repository.status();
       for (const [room, beats] of doubtful) {
-        if (beats > 0 && feeds.has(room)) doubtful.set(room, beats - 1);
-        else doubtful.delete(room);
+        if (!feeds.has(room) || (up && beats === 0)) doubtful.delete(room);
+        else if (up) doubtful.set(room, beats - 1);
       }
       const asked = repository.shared ? [...feeds.keys()] : [...doubtful.keys()];
       for (let from = 0; from < asked.length; from += LIMITS.headPollRoomsMax) {

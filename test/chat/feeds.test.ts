@@ -190,6 +190,19 @@ describe("beat", () => {
     expect(told).toEqual([1]);
   });
 
+  test("finds what lands after a disk hung for longer than a doubt lasts", async () => {
+    await using lobby = await occupied();
+    const { repository, feeds, told } = lobby;
+    feeds.doubt([LOBBY]);
+    // Reads answer while the disk hangs, without what it hangs on.
+    repository.say({ up: false, reason: "the store is too slow" });
+    for (const _ of range(1, (4 * LIMITS.storeTimeoutMs) / LIMITS.headPollMs)) await feeds.beat();
+    await append(repository, 1);
+    repository.say(null);
+    await feeds.beat();
+    expect(told).toEqual([1]);
+  });
+
   test("lets the members go when the store went back and stays there, not when it only looked so", async () => {
     await using lobby = await occupied({ shared: true });
     const { repository, feeds, told, dismissed } = lobby;
