@@ -1,8 +1,8 @@
 /** What stops the embedded store at its start, each with one line; what a file may suffer while it runs; migrations. */
 
 import { Database } from "bun:sqlite";
-import { expect, test } from "bun:test";
-import { mkdir, open as openFile } from "node:fs/promises";
+import { expect, spyOn, test } from "bun:test";
+import { mkdir, open as openFile, rename, symlink } from "node:fs/promises";
 import { join } from "node:path";
 import type { RoomName, Seq } from "../../src/domain/ids.ts";
 import { ChatError } from "../../src/errors.ts";
@@ -215,3 +215,93 @@ test("READ_STATEMENTS all go by an index, and sort nothing", () => {
   }
   db.close();
 });
+
+/** Another process that reads in one transaction until it is disposed of. */
+async function foreignReader(path: string) {
+  const script = `const { Database } = await import("bun:sqlite");
+    const db = new Database(${JSON.stringify(path)}, { readonly: true });
+    db.run("BEGIN");
+    console.log(db.query("SELECT count(*) FROM messages").values()[0][0]);
+    for await (const _ of Bun.stdin.stream());
+    db.close();`;
+  const child = Bun.spawn([process.execPath, "-e", script], { stdin: "pipe", stdout: "pipe" });
+  await child.stdout.getReader().read();
+  return {
+    async [Symbol.asyncDispose]() {
+      child.stdin.end();
+      await child.exited;
+    },
+  };
+}
+
+test("append goes on and the store recovers and starts while a foreign process reads", async () => {
+  await using place = await scratch();
+  const repository = await openSqlite(place.path);
+  await repository.append(sends("a", 1, 10));
+  {
+    await using _reader = await foreignReader(place.path);
+    await repository.append(sends("a", 11, 10));
+    // A passing fault: a foreign writer that stays for longer than an append waits.
+    const shell = new Database(place.path);
+    shell.run("BEGIN IMMEDIATE");
+    const refused = await repository.append(sends("a", 21, 1)).catch((error: ChatError) => error.code);
+    expect(refused).toBe("storage_unavailable");
+    expect(repository.status().up).toBe(false);
+    shell.run("ROLLBACK");
+    shell.close();
+    while (!repository.status().up) await new Promise((resume) => setTimeout(resume, 5));
+    expect(await repository.append(sends("a", 21, 1))).toMatchObject([{ kind: "stored" }]);
+    await repository.close();
+    // It kept the log; the next start goes on with it.
+    const reopened = await openSqlite(place.path);
+    expect(Number((await reopened.head(room)).seq)).toBe(21);
+    expect(await reopened.append(sends("a", 22, 1))).toMatchObject([{ kind: "stored" }]);
+    await reopened.close();
+  }
+  const last = await openSqlite(place.path);
+  expect(Number((await last.head(room)).seq)).toBe(22);
+  await last.close();
+}, 20_000);
+
+test("openSqliteRepository makes the file that a link points at, and locks that one", async () => {
+  await using place = await scratch();
+  const link = join(place.folder, "link.db");
+  await symlink(place.path, link);
+  const repository = await openSqlite(link);
+  expect(repository.place).toBe(place.path);
+  expect(await startFault(place.path)).toBe(`SQLite file ${place.path} is locked by another process`);
+  await repository.close();
+});
+
+test("openSqliteRepository refuses to write where it cannot have a write-ahead log", async () => {
+  await using place = await scratch();
+  const query = Database.prototype.query;
+  // What SQLite answers where the folder's file system has no shared memory.
+  const elsewhere = function (this: Database, sql: string) {
+    return query.call(this, sql === "PRAGMA journal_mode = WAL" ? "PRAGMA journal_mode = DELETE" : sql);
+  };
+  using _spy = spyOn(Database.prototype, "query").mockImplementation(elsewhere as typeof query);
+  expect(await startFault(place.path)).toBe(
+    `SQLite file ${place.path} cannot have a write-ahead log where it lies`,
+  );
+});
+
+test("status tells of a file that was moved away, nothing is acked into it, and it goes on when it is back", async () => {
+  await using place = await scratch();
+  const repository = await openSqlite(place.path);
+  await repository.append(sends("a", 1, 1));
+  const away = join(place.folder, "away.db");
+  await rename(place.path, away);
+  while (repository.status().up) await new Promise((resume) => setTimeout(resume, 20));
+  expect(repository.status()).toEqual({
+    up: false,
+    reason: "the file was moved or removed while it was open",
+  });
+  expect(await repository.append(sends("a", 2, 1)).catch((error: ChatError) => error.code)).toBe(
+    "storage_unavailable",
+  );
+  await rename(away, place.path);
+  while (!repository.status().up) await new Promise((resume) => setTimeout(resume, 20));
+  expect(await repository.append(sends("a", 2, 1))).toMatchObject([{ kind: "stored", message: { seq: 2 } }]);
+  await repository.close();
+}, 20_000);
