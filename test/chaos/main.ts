@@ -4,13 +4,15 @@
  */
 
 import { writeFile } from "node:fs/promises";
+import { resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { FROM_SOURCE } from "../fixture/program.ts";
 import { type Database, openDatabase } from "./database.ts";
 import { FAULT_NAMES, type FaultName, type StoreKind } from "./faults.ts";
 import { openMachines } from "./machine.ts";
-import { alone, faultsOf, mix, type Plan, smaller, summary } from "./plan.ts";
+import { alone, faultsOf, mix, type Plan, summary } from "./plan.ts";
 import { type Outcome, play } from "./play.ts";
+import { shrink } from "./shrink.ts";
 import type { StageOptions } from "./stage.ts";
 
 const USAGE = `bun run chaos [options]
@@ -22,6 +24,7 @@ const USAGE = `bun run chaos [options]
   --no-alone      mixes only
   --storm N       clients of a reconnect storm (default 120; on MongoDB a quarter: its stand-in is slow)
   --plan JSON     this plan only, as it was printed
+  --program FILE  the service to drive (default src/main.ts)
   --json FILE     write the report there
   --no-shrink     print a plan that failed as it is`;
 
@@ -35,6 +38,7 @@ const { values } = parseArgs({
     alone: { type: "boolean", default: true },
     storm: { type: "string", default: "120" },
     plan: { type: "string" },
+    program: { type: "string" },
     json: { type: "string" },
     shrink: { type: "boolean", default: true },
     help: { type: "boolean", default: false },
@@ -47,10 +51,6 @@ if (values.help) {
 }
 
 const STORES: readonly StoreKind[] = ["sqlite", "mongodb"];
-/** Plans that are tried to make one smaller, and how often each: a fault that needs luck must get its chance. */
-const SHRINK_TRIES_MAX = 24;
-const TRIES_EACH = 2;
-
 const wrong = (line: string): never => {
   console.error(`${line}\n${USAGE}`);
   process.exit(2);
@@ -98,32 +98,6 @@ function tell(outcome: Outcome): void {
   for (const { kind, what } of violations) console.log(`      ${kind}: ${what}`);
 }
 
-/** The smallest plan found that fails in the same way, with what it did. */
-async function shrink(outcome: Outcome, options: StageOptions): Promise<Outcome> {
-  const kinds = new Set(outcome.violations.map(({ kind }) => kind));
-  let smallest = outcome;
-  let tries = 0;
-  const failsToo = async (plan: Plan): Promise<Outcome | undefined> => {
-    for (let n = 0; n < TRIES_EACH && tries < SHRINK_TRIES_MAX; n += 1) {
-      tries += 1;
-      const tried = await play(plan, options);
-      if (tried.violations.some(({ kind }) => kinds.has(kind))) return tried;
-    }
-    return undefined;
-  };
-  const step = async (): Promise<boolean> => {
-    for (const plan of smaller(smallest.plan)) {
-      const failed = await failsToo(plan);
-      if (failed === undefined) continue;
-      smallest = failed;
-      return true;
-    }
-    return false;
-  };
-  while (tries < SHRINK_TRIES_MAX && (await step()));
-  return smallest;
-}
-
 async function playAll(store: StoreKind, options: Omit<StageOptions, "database">): Promise<void> {
   const database: Database | null = store === "mongodb" ? await openDatabase() : null;
   const withDatabase: StageOptions = { ...options, database };
@@ -148,7 +122,8 @@ async function playAll(store: StoreKind, options: Omit<StageOptions, "database">
 console.log(`chaos, seed ${seed}, on ${stores.join(" and ")}`);
 const machines = await openMachines();
 try {
-  const options = { command: FROM_SOURCE, machines, stormClients: Number(values.storm) };
+  const command = values.program === undefined ? FROM_SOURCE : [process.execPath, resolve(values.program)];
+  const options = { command, machines, stormClients: Number(values.storm) };
   // Plans mostly wait, so the stores take their turns side by side.
   await Promise.all(stores.map((store) => playAll(store, options)));
 } finally {

@@ -12,6 +12,7 @@ import type { ViolationKind } from "./ledger.ts";
 import { openMachines } from "./machine.ts";
 import { alone } from "./plan.ts";
 import { play } from "./play.ts";
+import { shrink } from "./shrink.ts";
 import type { StageOptions } from "./stage.ts";
 
 interface Edit {
@@ -162,8 +163,7 @@ const MUTATIONS: readonly Mutation[] = [
     caughtAs: ["lost", "unsaid", "hole", "twice", "missed"],
   },
   {
-    defect:
-      "blind to others: a room's end is remembered, and a number that is taken already counts as stored",
+    defect: "blind to others: what another service was faster with counts as stored",
     store: "mongodb",
     edits: [
       {
@@ -232,6 +232,26 @@ async function caught({ store, faults, caughtAs }: Mutation, command: readonly s
   return undefined;
 }
 
+/** A plan in which one fault of four finds the defect is made smaller until that one is left. */
+async function shrinks(): Promise<void> {
+  const lazy = MUTATIONS.find(({ defect }) => defect.startsWith("lazy fsync"));
+  const step = (fault: FaultName) => ({ fault, afterMs: 0, holdMs: 100, pick: 2 });
+  const groups = (["cableCut", "syncSlow", "powerFails", "clockJumps"] as const).map((fault) => ({
+    acks: 20,
+    steps: [step(fault)],
+  }));
+  const command = await planted(join(path, "program"), lazy?.edits ?? []);
+  const options: StageOptions = { command, machines, database: null, stormClients: 0 };
+  const outcome = await play({ store: "sqlite", seed: SEED, groups }, options);
+  const { plan, violations } = await shrink(outcome, options);
+  const left = plan.groups.flatMap(({ steps }) => steps.map(({ fault }) => fault));
+  const isSmall = violations.length > 0 && left.join() === "powerFails";
+  if (!isSmall) missed += 1;
+  console.log(
+    `${isSmall ? "shrunk" : "MISSED"} four faults, of which one finds the lazy fsync, to: ${left.join(", ")}`,
+  );
+}
+
 try {
   for (const mutation of chosen) {
     const command = await planted(join(path, "program"), mutation.edits);
@@ -243,6 +263,7 @@ try {
         : `caught ${mutation.defect} | ${mutation.store}, ${found.fault}: ${found.kind}: ${found.what}`,
     );
   }
+  if (only === undefined) await shrinks();
   // The control: nothing planted, the same plans, nothing found.
   const sound = await planted(join(path, "program"), []);
   const plans = new Map(
