@@ -6,6 +6,7 @@
 import { writeFile } from "node:fs/promises";
 import { resolve } from "node:path";
 import { parseArgs } from "node:util";
+import { ownServers } from "../fixture/mongodb.ts";
 import { FROM_SOURCE } from "../fixture/program.ts";
 import { type Database, openDatabase } from "./database.ts";
 import { FAULT_NAMES, type FaultName, type StoreKind } from "./faults.ts";
@@ -62,6 +63,10 @@ if (values.only !== undefined && !FAULT_NAMES.includes(values.only as FaultName)
   wrong(`--only ${values.only} is unknown`);
 if (![seed, Number(values.mixes), Number(values.minutes), Number(values.storm)].every(Number.isFinite))
   wrong("a number is no number");
+
+if (stores.includes("mongodb") && !ownServers)
+  wrong("chaos kills and stalls its MongoDB: unset MONGODB_TEST_URI, or give --store sqlite");
+for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => process.exit(130));
 
 const began = performance.now();
 const minutesUp = () => performance.now() - began >= 60_000 * Number(values.minutes);

@@ -27,6 +27,12 @@ export interface SupervisedOptions {
   readonly isGroundAtFault: () => boolean;
 }
 
+/** Those that run now: none may outlive the harness. */
+const living = new Set<number>();
+process.on("exit", () => {
+  for (const pid of living) process.kill(pid, "SIGKILL");
+});
+
 const START_RETRY_MS = 50;
 const COMPLAINTS_MAX = 12;
 
@@ -50,9 +56,11 @@ export async function supervise(options: SupervisedOptions): Promise<Supervised>
       try {
         const program = await startProgram({ command, env: { ...env, PORT: String(port) } });
         lives.push(program);
+        living.add(program.pid);
         port = program.port;
         current = program;
         program.exited.then((code) => {
+          living.delete(program.pid);
           if (current !== program) return;
           current = null;
           if (ending !== program) ledger.violated("ended", `the service ended by itself with ${code}`);
