@@ -24,7 +24,7 @@ export function intactFrames(path: string): number {
  * place, and into the database file the pages that were copied from the first `copied` of them; then syncs both. To
  * readers nothing changes: each byte is the one that is meant to be there.
  * @param file descriptor of the database file; nobody may copy frames into it, or restart the log, meanwhile
- * @returns how many frames were intact; when they are fewer than `frames` nothing was written
+ * @returns how many frames were intact; when they are fewer than `frames` the file is as it was
  */
 export function rewriteLog(path: string, frames: number, copied: number, file: number): number {
   const log = openSync(path, "r+");
@@ -44,10 +44,13 @@ export function rewriteLog(path: string, frames: number, copied: number, file: n
     const header = Buffer.alloc(HEADER_BYTES);
     if (frames > 0 && readSync(log, header, 0, HEADER_BYTES, 0) === HEADER_BYTES) {
       writeWhole(log, header, 0);
+      let written = 0;
       for (const { at, frame } of readFrames(log)) {
-        if (at >= HEADER_BYTES + frames * frame.length) break;
+        if (written === frames) break;
         writeWhole(log, frame, at);
+        written++;
       }
+      if (written < frames) return written;
     }
     fdatasyncSync(log);
     const page = Buffer.alloc(header.readUInt32BE(8));
