@@ -4,6 +4,7 @@ import { parseArgs } from "node:util";
 import { version } from "../package.json";
 import { type Config, ConfigError, loadConfig } from "./config.ts";
 import type { Epoch } from "./domain/ids.ts";
+import { SettingError } from "./errors.ts";
 
 const HELP = `usage: chat-service [command], or bun src/cli.ts [command]
 
@@ -85,7 +86,7 @@ async function main(argv: readonly string[]): Promise<number> {
       process.stderr.write(`${message}\n\n${HELP}`);
       return EXIT.usage;
     }
-    if (error instanceof ConfigError) {
+    if (error instanceof ConfigError || error instanceof SettingError) {
       process.stderr.write(`${message}\n`);
       return EXIT.config;
     }

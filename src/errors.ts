@@ -66,6 +66,11 @@ export class ChatError extends Error {
 export const asChatError = (thrown: unknown): ChatError =>
   thrown instanceof ChatError ? thrown : new ChatError("internal", { cause: thrown });
 
+/** A value of the environment that turned out to be wrong only when it was used: one line that names its variable. */
+export class SettingError extends Error {
+  override readonly name = "SettingError";
+}
+
 /** What cannot be otherwise. A failure is our defect, and loud. */
 export function assert(condition: unknown, what: string): asserts condition {
   if (!condition) throw new Error(`assertion failed: ${what}`);

@@ -1,6 +1,7 @@
 /** The program: environment in, a serving process out, signals and exit codes. */
 
 import { ConfigError, loadConfig } from "./config.ts";
+import { SettingError } from "./errors.ts";
 import { createLog } from "./observe/log.ts";
 import { type Service, startService } from "./service.ts";
 
@@ -37,6 +38,7 @@ async function start(): Promise<Service> {
   try {
     return await startService(settings, log);
   } catch (error) {
+    if (error instanceof SettingError) return fail([error.message], EXIT_CONFIG);
     return fail([`cannot start: ${oneLine(error)}`], 1);
   }
 }

@@ -1,6 +1,7 @@
 /** The driver's client for an address: how long it waits for what, what every guarantee rests on, and no secret in a fault. */
 
 import { type Db, MongoClient, ReadConcern, ReadPreference } from "mongodb";
+import { SettingError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
 
 /** How long the driver waits for what, in milliseconds. It has no ceiling for a whole operation: that one is ours. */
@@ -48,7 +49,7 @@ export function mongoClient(uri: string, silenceMs: number): MongoClient {
     });
   } catch (error) {
     const why = error instanceof Error ? error.message : String(error);
-    throw new Error(`MONGODB_URI cannot be used: ${withoutAddress(uri, why)}`);
+    throw new SettingError(`MONGODB_URI cannot be used: ${withoutAddress(uri, why)}`);
   }
 }
 

@@ -7,7 +7,10 @@ export type StoreChoice =
   | { readonly kind: "mongodb"; readonly uri: string; readonly databaseName: string };
 
 /** Opens the chosen store. Rejects with an Error whose message is one line for the operator when it cannot be used. */
-export async function openRepository(choice: StoreChoice, world: RepositoryWorld): Promise<MessageRepository> {
+export async function openRepository(
+  choice: StoreChoice,
+  world: RepositoryWorld,
+): Promise<MessageRepository> {
   switch (choice.kind) {
     case "sqlite": {
       const { openSqliteRepository } = await import("./sqlite.ts");

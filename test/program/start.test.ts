@@ -118,6 +118,14 @@ describe("the program's start", () => {
     expect(await Array.fromAsync(new Bun.Glob("**").scan({ cwd, onlyFiles: false }))).toEqual([]);
   });
 
+  test("an address that only the driver finds wrong: exit 78 and one line without its secret", async () => {
+    const { code, lines } = await startFailure({ env: { MONGODB_URI: "mongodb://ann:s3cret@host:port/x" } });
+    expect(code).toBe(78);
+    expect(lines).toHaveLength(1);
+    expect(lines[0]).toStartWith("MONGODB_URI ");
+    expect(lines[0]).not.toContain("s3cret");
+  });
+
   test("ceilings that do not fit each other: exit 78 and a line that names them", async () => {
     const { code, lines } = await startFailure({ env: { MAX_MESSAGE_BYTES: "1000000" } });
     expect(code).toBe(78);
