@@ -11,10 +11,10 @@ export interface Cable {
   /** From every connection the clients get half of the next bytes, and then its end. */
   halve(): void;
   /**
-   * Nothing passes any more on the connections that are there, and nobody is told. `restore` says how many of the
-   * WebSockets among them the service had given up by then (a request's connection it may keep), and cuts the rest.
+   * Nothing passes any more on the connections that are there, and nobody is told. `kept` says how many of the WebSockets
+   * among them the service has not given up yet (a request's connection it may keep); `restore` cuts the rest.
    */
-  die(): { restore(): { readonly dead: number; readonly givenUp: number } };
+  die(): { kept(): number; restore(): void };
   /** The clients stop reading; what the service writes piles up. */
   clog(): { restore(): void };
   close(): Promise<void>;
@@ -99,11 +99,9 @@ export async function openCable(servicePort: number): Promise<Cable> {
       const dead = [...lines];
       for (const line of dead) line.isDead = true;
       return {
+        kept: () => dead.filter(({ isWebSocket, isServerGone }) => isWebSocket && !isServerGone).length,
         restore() {
-          const sockets = dead.filter(({ isWebSocket }) => isWebSocket);
-          const givenUp = sockets.filter(({ isServerGone }) => isServerGone).length;
           for (const line of dead) destroy(line);
-          return { dead: sockets.length, givenUp };
         },
       };
     },
