@@ -53,6 +53,8 @@ export interface StageOptions {
 const ROOMS = ["the hall", "the garden"];
 const PING_INTERVAL_MS = 800;
 const PING_TIMEOUT_MS = 1_200;
+/** Engine.IO's default. */
+const UPGRADE_TIMEOUT_MS = 10_000;
 /** Least that is allowed for one client to leave unread. */
 const OUTBOUND_LIMIT_BYTES = 600_000;
 const STORM_MS = 15_000;
@@ -166,8 +168,10 @@ export async function openStage(plan: Plan, options: StageOptions): Promise<Stag
     },
 
     async vanished(dead) {
-      // A client that is gone is known to be so one ping and its timeout later; this process may be late to hear of it.
-      const until = performance.now() + (PING_INTERVAL_MS + PING_TIMEOUT_MS) * 1.25 + 1_000 * crowding();
+      // A client that is gone is known to be so one ping and its timeout later, one that was about to go over to a
+      // WebSocket when Engine.IO's time for that is up. This process may be late to hear of it.
+      const knownMs = Math.max(PING_INTERVAL_MS + PING_TIMEOUT_MS, UPGRADE_TIMEOUT_MS);
+      const until = performance.now() + knownMs * 1.25 + 1_000 * crowding();
       while (dead.kept() > 0 && performance.now() < until) await Bun.sleep(50);
       const kept = dead.kept();
       dead.restore();
