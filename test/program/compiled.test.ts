@@ -5,6 +5,7 @@ import { readdir, rename, rm, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { scripts, version } from "../../package.json";
 import { LIMITS } from "../../src/limits.ts";
+import { belongings } from "../fixture/belongings.ts";
 import { connectMember, readRoom } from "../fixture/member.ts";
 import { freshDatabase, sharedMongo } from "../fixture/mongodb.ts";
 import { type Program, spawnProgram, startProgram, temporaryFolder } from "../fixture/program.ts";
@@ -15,10 +16,7 @@ const ROOT = resolve(import.meta.dir, "../..");
 let built: Awaited<ReturnType<typeof temporaryFolder>>;
 let binary: string;
 
-const undo: (() => unknown)[] = [];
-afterEach(async () => {
-  for (const step of undo.splice(0).reverse()) await step();
-});
+const { undo, folder, start: startPlain } = belongings(afterEach);
 
 /** The script of package.json as it stands, but for where the file goes: someone may be running the other one. */
 beforeAll(async () => {
@@ -36,17 +34,8 @@ beforeAll(async () => {
 });
 afterAll(() => built.remove());
 
-async function folder(): Promise<string> {
-  const { path, remove } = await temporaryFolder();
-  undo.push(remove);
-  return path;
-}
-
-async function start(cwd: string, env: Record<string, string> = {}): Promise<Program> {
-  const program = await startProgram({ command: [binary], cwd, env });
-  undo.push(() => program.end("SIGKILL"));
-  return program;
-}
+const start = (cwd: string, env: Record<string, string> = {}): Promise<Program> =>
+  startPlain({ command: [binary], cwd, env });
 
 describe("the compiled program", () => {
   test("is one file, and serves in an empty folder: health, page, client, chat, history", async () => {

@@ -2,9 +2,10 @@
 
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { LIMITS } from "../../src/limits.ts";
+import { belongings } from "../fixture/belongings.ts";
 import { connectMember, readRoom, type SendAnswer, type WireMessage } from "../fixture/member.ts";
 import { freshDatabase, ownServers, sharedMongo, startMongo } from "../fixture/mongodb.ts";
-import { type Program, startProgram, temporaryFolder } from "../fixture/program.ts";
+import type { Program } from "../fixture/program.ts";
 
 setDefaultTimeout(60_000);
 
@@ -12,23 +13,11 @@ const ROOM = "the busy room";
 const SENDERS = 4;
 const IN_FLIGHT = 8;
 
-const undo: (() => unknown)[] = [];
 // Each test waits more than it works, so they run side by side and are cleared away together.
-afterAll(async () => {
-  for (const step of undo.splice(0).reverse()) await step();
-});
+const { undo, folder, start: startPlain } = belongings(afterAll);
 
-async function folder(): Promise<string> {
-  const { path, remove } = await temporaryFolder();
-  undo.push(remove);
-  return path;
-}
-
-async function start(env: Record<string, string>): Promise<Program> {
-  const program = await startProgram({ env: { RATE_LIMIT: "off", DRAIN_MS: "0", ...env } });
-  undo.push(() => program.end("SIGKILL"));
-  return program;
-}
+const start = (env: Record<string, string>): Promise<Program> =>
+  startPlain({ env: { RATE_LIMIT: "off", DRAIN_MS: "0", ...env } });
 
 /** What the world outside the service knows: it outlives every crash. */
 interface World {
@@ -212,7 +201,11 @@ const killMongo = () => {
     console.log(`every send was answered ${Math.round(answeredMs)} ms after MongoDB was killed`);
     // One batch under way, and those behind it that find the store down.
     expect(answeredMs).toBeLessThan(2 * LIMITS.storeTimeoutMs);
-    expect([...world.refusals]).toEqual(["storage_unavailable"]);
+    // What never went to the store waited too long for its turn: it is certainly not stored.
+    expect([...world.refusals]).toContain("storage_unavailable");
+    expect(
+      [...world.refusals].filter((code) => !["storage_unavailable", "overloaded"].includes(code)),
+    ).toEqual([]);
     expect((await fetch(`${program.url}/readyz`)).status).toBe(503);
 
     const second = await startMongo({ storagePath, port: first.port });

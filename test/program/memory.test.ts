@@ -2,8 +2,9 @@
 
 import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { resolve } from "node:path";
+import { belongings } from "../fixture/belongings.ts";
 import { connectMember, type Member } from "../fixture/member.ts";
-import { type Program, startProgram, temporaryFolder } from "../fixture/program.ts";
+import type { Program } from "../fixture/program.ts";
 
 setDefaultTimeout(60_000);
 
@@ -11,18 +12,10 @@ const MB = 1_000_000;
 const ROOM = "lobby";
 const READER = resolve(import.meta.dir, "../fixture/reader.ts");
 
-const undo: (() => unknown)[] = [];
-afterEach(async () => {
-  for (const step of undo.splice(0).reverse()) await step();
-});
+const { undo, folder, start: startPlain } = belongings(afterEach);
 
-async function start(): Promise<Program> {
-  const { path, remove } = await temporaryFolder();
-  undo.push(remove);
-  const program = await startProgram({ cwd: path, env: { RATE_LIMIT: "off", DRAIN_MS: "0" } });
-  undo.push(() => program.end("SIGKILL"));
-  return program;
-}
+const start = async (): Promise<Program> =>
+  startPlain({ cwd: await folder(), env: { RATE_LIMIT: "off", DRAIN_MS: "0" } });
 
 /** Sends so many messages of 16 kB, some at once, and resolves with the most memory that the program took meanwhile. */
 async function flood(program: Program, sender: Member, count: number): Promise<number> {

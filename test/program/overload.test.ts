@@ -4,9 +4,10 @@ import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { LIMITS } from "../../src/limits.ts";
-import { connectMember, type Member, readRoom, type SendAnswer } from "../fixture/member.ts";
+import { belongings } from "../fixture/belongings.ts";
+import { type Member, readRoom, type SendAnswer } from "../fixture/member.ts";
 import { ownServers, startMongo } from "../fixture/mongodb.ts";
-import { type Program, type ProgramOptions, startProgram, temporaryFolder } from "../fixture/program.ts";
+import type { Program, ProgramOptions } from "../fixture/program.ts";
 import { slowDisk } from "../fixture/slow-disk.ts";
 
 setDefaultTimeout(60_000);
@@ -15,29 +16,16 @@ const MB = 1_000_000;
 const ROOM = "lobby";
 const STALL_MS = 10_000;
 
-const undo: (() => unknown)[] = [];
 // The stalls are waited for side by side, and all is cleared away together.
-afterAll(async () => {
-  for (const step of undo.splice(0).reverse()) await step();
-});
+const { undo, folder, start: startPlain, member: connected } = belongings(afterAll);
 
-async function folder(): Promise<string> {
-  const { path, remove } = await temporaryFolder();
-  undo.push(remove);
-  return path;
-}
-
-async function start(options: ProgramOptions): Promise<Program> {
-  const program = await startProgram({ ...options, env: { DRAIN_MS: "0", ...options.env } });
-  undo.push(() => program.end("SIGKILL"));
-  return program;
-}
+const start = (options: ProgramOptions): Promise<Program> =>
+  startPlain({ ...options, env: { DRAIN_MS: "0", ...options.env } });
 
 async function member(url: string): Promise<Member> {
-  const connected = await connectMember(url);
-  undo.push(connected.close);
-  await connected.join({ room: ROOM });
-  return connected;
+  const joining = await connected(url);
+  await joining.join({ room: ROOM });
+  return joining;
 }
 
 interface Answered {

@@ -4,8 +4,9 @@ import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { rm, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { LIMITS } from "../../src/limits.ts";
+import { belongings } from "../fixture/belongings.ts";
 import { connectMember, type Member, readRoom } from "../fixture/member.ts";
-import { type Program, startProgram, temporaryFolder } from "../fixture/program.ts";
+import { type Program, temporaryFolder } from "../fixture/program.ts";
 import { slowDisk } from "../fixture/slow-disk.ts";
 
 setDefaultTimeout(60_000);
@@ -13,30 +14,21 @@ setDefaultTimeout(60_000);
 const SYNC_MS = 20;
 const ROOM = "lobby";
 
-const undo: (() => unknown)[] = [];
-afterEach(async () => {
-  for (const step of undo.splice(0).reverse()) await step();
-});
+const { undo, folder, start: startPlain, member: connected } = belongings(afterEach);
 
 async function start(
   disk: Parameters<typeof slowDisk>[0],
   cwd?: string,
 ): Promise<{ program: Program; cwd: string }> {
-  const folder = cwd === undefined ? await temporaryFolder() : { path: cwd, remove: () => {} };
-  undo.push(folder.remove);
-  const program = await startProgram({
-    cwd: folder.path,
-    env: { RATE_LIMIT: "off", DRAIN_MS: "0", ...(await slowDisk(disk)) },
-  });
-  undo.push(() => program.end("SIGKILL"));
-  return { program, cwd: folder.path };
+  const inFolder = cwd ?? (await folder());
+  const env = { RATE_LIMIT: "off", DRAIN_MS: "0", ...(await slowDisk(disk)) };
+  return { program: await startPlain({ cwd: inFolder, env }), cwd: inFolder };
 }
 
 async function member(url: string): Promise<Member> {
-  const connected = await connectMember(url);
-  undo.push(connected.close);
-  await connected.join({ room: ROOM });
-  return connected;
+  const joining = await connected(url);
+  await joining.join({ room: ROOM });
+  return joining;
 }
 
 const draft = (message: string) => ({ room: ROOM, user_id: "ana", message });

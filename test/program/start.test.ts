@@ -4,35 +4,14 @@ import { Database } from "bun:sqlite";
 import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { chmod, mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { belongings } from "../fixture/belongings.ts";
 import { connectMember, readRoom } from "../fixture/member.ts";
 import { ownServers, startMongo } from "../fixture/mongodb.ts";
-import {
-  FROM_SOURCE,
-  type Program,
-  type ProgramOptions,
-  spawnProgram,
-  startProgram,
-  temporaryFolder,
-} from "../fixture/program.ts";
+import { FROM_SOURCE, type Program, type ProgramOptions, spawnProgram } from "../fixture/program.ts";
 
 setDefaultTimeout(30_000);
 
-const undo: (() => unknown)[] = [];
-afterEach(async () => {
-  for (const step of undo.splice(0).reverse()) await step();
-});
-
-async function folder(): Promise<string> {
-  const { path, remove } = await temporaryFolder();
-  undo.push(remove);
-  return path;
-}
-
-async function start(options: ProgramOptions): Promise<Program> {
-  const program = await startProgram(options);
-  undo.push(() => program.end("SIGKILL"));
-  return program;
-}
+const { undo, folder, start } = belongings(afterEach);
 
 /** What a program that cannot start says on its standard error, and its exit code. */
 async function startFailure(options: ProgramOptions) {
