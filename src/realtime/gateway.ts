@@ -140,6 +140,7 @@ export function attachGateway(options: GatewayOptions): Gateway {
       session: gateway.chat.connect(socket.id, ANONYMOUS),
       waiting: null,
     };
+    forgetHandshake(socket);
     socket.onAny((name: unknown, ...args: unknown[]) => {
       const last = args.at(-1);
       const ack = typeof last === "function" ? (last as Ack) : undefined;
@@ -159,6 +160,20 @@ export function attachGateway(options: GatewayOptions): Gateway {
   return {
     letGo: (connection) => void gateway.leaving.add(connection),
   };
+}
+
+const NO_HANDSHAKE = Object.freeze({ auth: Object.freeze({}), headers: Object.freeze({}) });
+const NO_REQUEST = Object.freeze({
+  url: "",
+  headers: Object.freeze({}),
+  _query: Object.freeze({}),
+  connection: Object.freeze({ encrypted: false }),
+});
+
+/** Nobody reads how a connection came once it is let in: a browser's headers would be kept as long as it stays. */
+function forgetHandshake(socket: ChatSocket): void {
+  Object.assign(socket, { handshake: NO_HANDSHAKE });
+  Object.assign(socket.conn, { request: NO_REQUEST });
 }
 
 /** One connection's events take effect in the order in which it emitted them: what follows a join waits for it. */
