@@ -51,13 +51,15 @@ interface CreatedPacket {
 export interface SessionsDeps {
   /** What may wait unread for one session before it is ended. */
   readonly outboundBytesMax: number;
+  /** Told of every session that ends, before others that listen for it. */
+  readonly onEnd: (sid: string) => void;
   readonly log: Log;
   readonly metrics: Metrics;
 }
 
 export type Sessions = ReturnType<typeof createSessions>;
 
-export function createSessions({ outboundBytesMax, log, metrics }: SessionsDeps) {
+export function createSessions({ outboundBytesMax, onEnd, log, metrics }: SessionsDeps) {
   const alive = new Map<string, Session>();
   const linkOf = new WeakMap<object, Link>();
 
@@ -157,6 +159,7 @@ export function createSessions({ outboundBytesMax, log, metrics }: SessionsDeps)
     const session = sessionOf(this);
     if (session !== undefined) session.closeReason = reason;
     alive.delete(this.id);
+    onEnd(this.id);
   }
 
   return {
@@ -184,7 +187,7 @@ export function createSessions({ outboundBytesMax, log, metrics }: SessionsDeps)
       };
       alive.set(conn.id, session);
       takeSocket(session);
-      conn.on("upgrade", onUpgrade);
+      if (session.socket === undefined) conn.on("upgrade", onUpgrade);
       conn.on("packetCreate", onPacketCreate);
       conn.on("drain", onDrain);
       conn.on("close", onClose);

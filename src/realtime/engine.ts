@@ -79,12 +79,15 @@ const reasonOf = (session: Session) => session.closeReason;
 class ClosableEngine extends BunEngine {
   isClosed = false;
   /**
-   * The engine's own listener for this lives in the scope of the handshake and keeps the request, its URL and its headers
-   * for as long as the connection lives: some kilobytes each. Called before anybody else listens for the end.
+   * The engine's own listener for a connection's end lives in the scope of the handshake and keeps the request, its URL
+   * and its headers for as long as the connection lives: some kilobytes each. Called before anybody else listens for it;
+   * whoever takes it off calls `forget` at the end.
    */
-  forgetAtTheEnd(conn: EngineConnection) {
+  dropOwnListener(conn: EngineConnection) {
     conn.off("close");
-    conn.once("close", forget.bind(this["clients"], conn.id));
+  }
+  forget(sid: string) {
+    this["clients"].delete(sid);
   }
   override close() {
     this.isClosed = true;
@@ -92,15 +95,16 @@ class ClosableEngine extends BunEngine {
   }
 }
 
-function forget(this: Map<string, unknown>, sid: string): void {
-  this.delete(sid);
-}
-
 export function createEngine(options: EngineOptions): ChatEngine {
   const { path = "/socket.io/", pingIntervalMs, pingTimeoutMs, frameBytesMax, outboundBytesMax } = options;
   const { connectionsMax, admitHandshake, isOriginWelcome, corsOrigin, log, metrics } = options;
 
-  const sessions = createSessions({ outboundBytesMax, log, metrics });
+  const sessions = createSessions({
+    outboundBytesMax,
+    onEnd: (sid) => engine.forget(sid),
+    log,
+    metrics,
+  });
   const outbox = createOutbox();
   const meter = createPublishMeter(sessions.endSlow);
   const addressOf = new WeakMap<Request, string>();
@@ -116,7 +120,7 @@ export function createEngine(options: EngineOptions): ChatEngine {
     },
   });
   engine.on("connection", (conn, request) => {
-    engine.forgetAtTheEnd(conn);
+    engine.dropOwnListener(conn);
     // socket.io reads both for `handshake`; the engine knows no address and looks for "https" where "https:" stands.
     Object.assign(conn, { remoteAddress: addressOf.get(request) });
     conn.request.connection.encrypted = request.url.startsWith("https:");
