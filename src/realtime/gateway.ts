@@ -28,8 +28,8 @@ import {
 import { messageToWire } from "../protocol/wire.ts";
 
 type Nothing = Record<never, never>;
-export type ChatServer = SocketServer<Nothing, ServerEvents, Nothing, Nothing>;
-type ChatSocket = Socket<Nothing, ServerEvents, Nothing, Nothing>;
+export type ChatServer = SocketServer<Nothing, ServerEvents, Nothing, Connection>;
+type ChatSocket = Socket<Nothing, ServerEvents, Nothing, Connection>;
 
 /** Socket.IO's name of a room of ours; the prefix keeps rooms apart from the room that every socket has for itself. */
 const topicOf = (room: RoomName) => `room:${room}`;
@@ -134,28 +134,31 @@ function actOf(gateway: GatewayOptions, event: string, payload: unknown): Act {
 /** Lets connections in. Handlers are there before the first await, or a client's first events would vanish. */
 export function attachGateway(options: GatewayOptions): Gateway {
   const gateway: House = { ...options, leaving: new WeakSet() };
+  // Made once for all connections, which are found by their socket: closures for each would cost each memory.
+
+  function onAny(this: ChatSocket, name: unknown, ...args: unknown[]) {
+    const connection = this.data;
+    const last = args.at(-1);
+    const ack = typeof last === "function" ? (last as Ack) : undefined;
+    const payload = ack !== undefined && args.length === 1 ? undefined : args[0];
+    const event = String(name).slice(0, LIMITS.eventNameCharsMax).toWellFormed();
+    try {
+      receive(gateway, connection, { event, act: actOf(gateway, event, payload), ack });
+    } catch (thrown) {
+      refuse(gateway, connection, { event, ack }, thrown);
+    }
+  }
+
+  function onDisconnect(this: ChatSocket) {
+    this.data.waiting = null;
+    gateway.chat.rooms.end(this.data.session);
+  }
+
   gateway.io.on("connection", (socket) => {
-    const connection: Connection = {
-      socket,
-      session: gateway.chat.connect(socket.id, ANONYMOUS),
-      waiting: null,
-    };
+    socket.data = { socket, session: gateway.chat.connect(socket.id, ANONYMOUS), waiting: null };
     forgetHandshake(socket);
-    socket.onAny((name: unknown, ...args: unknown[]) => {
-      const last = args.at(-1);
-      const ack = typeof last === "function" ? (last as Ack) : undefined;
-      const payload = ack !== undefined && args.length === 1 ? undefined : args[0];
-      const event = String(name).slice(0, LIMITS.eventNameCharsMax).toWellFormed();
-      try {
-        receive(gateway, connection, { event, act: actOf(gateway, event, payload), ack });
-      } catch (thrown) {
-        refuse(gateway, connection, { event, ack }, thrown);
-      }
-    });
-    socket.on("disconnect", () => {
-      connection.waiting = null;
-      gateway.chat.rooms.end(connection.session);
-    });
+    socket.onAny(onAny);
+    socket.on("disconnect", onDisconnect);
   });
   return {
     letGo: (connection) => void gateway.leaving.add(connection),
