@@ -10,6 +10,7 @@ import type { MessageRepository, StoreStatus } from "../repository/repository.ts
 import { type Admission, createAdmission } from "./admission.ts";
 import { createCommits } from "./commits.ts";
 import { createFeeds, type Deliver, type Dismiss } from "./feeds.ts";
+import { createJoinedRooms } from "./joined-rooms.ts";
 import { createHistory, type History } from "./history.ts";
 import { createOccupancy } from "./presence.ts";
 import { type Announce, createRooms, type Rooms } from "./rooms.ts";
@@ -89,7 +90,7 @@ export function createChat(options: ChatOptions): Chat {
       id,
       viewer,
       allowance: admission.allowance(),
-      rooms: new Set(),
+      rooms: createJoinedRooms(),
       ended: false,
     }),
     store: () => ({ kind: repository.kind, status: repository.status() }),

@@ -1,7 +1,7 @@
 /** One connection, as the use cases know it: who it is, where it is, and what it has used of its allowance. */
 
 import type { Viewer } from "../auth/viewer.ts";
-import type { RoomName } from "../domain/ids.ts";
+import type { JoinedRooms } from "./joined-rooms.ts";
 import type { Allowance } from "./admission.ts";
 
 export interface Session {
@@ -9,7 +9,7 @@ export interface Session {
   readonly id: string;
   readonly viewer: Viewer;
   readonly allowance: Allowance;
-  readonly rooms: Set<RoomName>;
+  readonly rooms: JoinedRooms;
   /** True once the connection is gone: what was still under way for it must leave nothing behind. */
   ended: boolean;
 }
