@@ -253,10 +253,10 @@ function createSqliteRepository({
           if (!gone && !doubtful && !corrupt) await wal.finish();
         });
       } catch (error) {
-        // Somebody's shell may read the file: commits go on, the log grows until that ends.
-        checkpointNotBefore = performance.now() + 1_000;
         log.warn("wal_checkpoint_failed", { error });
+        // Somebody's shell may read the file: commits go on, the log grows until that ends. What is mended may try at once.
         if (syncFailed(error)) doubted(error);
+        else checkpointNotBefore = performance.now() + 1_000;
       } finally {
         checkpoint = undefined;
       }
