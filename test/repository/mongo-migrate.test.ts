@@ -137,7 +137,10 @@ describe("migrateMongo", () => {
       await child.exited;
       const done = await mongo.messages.countDocuments({ seq: { $gt: 0 } });
       expect(done).toBeLessThan(180);
-      expect(await mongo.migrate()).toMatchObject({ numbered: 180 - done, dated: 0, unreadable: 0 });
+      const { numbered, dated, unreadable } = await mongo.migrate();
+      // The one that was under way when its sender died may have landed after the count.
+      expect(180 - done - numbered).toBeWithin(0, 2);
+      expect([dated, unreadable]).toEqual([0, 0]);
       await expectNumbered(mongo, "a", 150);
       await expectNumbered(mongo, "b", 30);
     }),
