@@ -49,7 +49,7 @@ const MUTATIONS: readonly Mutation[] = [
       {
         // Cannot be asked for in the middle of a transaction.
         file: "src/repository/sqlite-wal.ts",
-        from: "bytes: () => Number(look.values()[0]?.[1]) * (pageBytes + FRAME_HEADER_BYTES)",
+        from: "bytes: () => Math.max(0, Number(look.values()[0]?.[1])) * (pageBytes + FRAME_HEADER_BYTES)",
         to: "bytes: () => 0",
       },
     ],
