@@ -1,5 +1,5 @@
 /**
- * The load generator, a process of its own: `bun generator.ts '<Load as JSON>'` fills one room of one server, warms it
+ * The load generator, a process of its own: `bun generator.ts '<Load as JSON>'` fills the rooms of one server, warms it
  * up, measures, and prints a Measurement as JSON.
  */
 
@@ -12,6 +12,8 @@ export interface Load {
   readonly port: number;
   /** The server's process, whose CPU time is read. */
   readonly serverPid: number;
+  readonly rooms: number;
+  /** In each room; some of them send. */
   readonly members: number;
   readonly senders: number;
   readonly inFlight: number;
@@ -39,7 +41,7 @@ export interface Measurement extends Counts {
 
 /** What the thread of the pure receivers is told, and answers with its counts and faults each time. */
 export type ReceiversAsk =
-  { readonly open: MembersOptions } | { readonly settle: number } | { readonly close: true };
+  { readonly open: MembersOptions } | { readonly settle: readonly number[] } | { readonly close: true };
 export interface ReceiversAnswer {
   readonly counts: Counts;
   readonly faults: Faults;
@@ -66,11 +68,13 @@ const added = <T extends object>(left: T, right: T): T =>
 
 async function measure(load: Load): Promise<Measurement> {
   const { hostname, port, inFlight, senders } = load;
+  // Names of one length: a delivery's number then stands at the same place in every room.
+  const rooms = Array.from({ length: load.rooms }, (_, index) => `bench ${String(index).padStart(4, "0")}`);
   const texts = makeTexts(load.seed);
-  const options = { hostname, port, room: "bench", inFlight, texts };
-  const speakers = await openMembers({ ...options, members: senders, senders });
+  const options = { hostname, port, rooms, inFlight, texts };
+  const speakers = await openMembers({ ...options, members: senders, sending: true });
   const receivers = startReceivers();
-  await receivers({ open: { ...options, members: load.members - senders, senders: 0 } });
+  await receivers({ open: { ...options, members: load.members - senders, sending: false } });
 
   /** Sends for so long; over when everyone has everything. */
   async function phase(durationMs: number) {

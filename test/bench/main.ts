@@ -1,7 +1,8 @@
 /**
  * `bun run bench`: contenders × scenarios, side by side in one run, in rounds that alternate between the contenders.
  *   --rounds N    how many rounds (default 5; the figures are medians)
- *   --only NAME   one scenario, or one contender with ours beside it; may be given more than once
+ *   --only NAME   one scenario, or one contender with the one it is compared with; may be given more than once
+ *   --all         the scenarios too that take long and run only when they are named
  *   --json FILE   writes every run and the report
  *   --seed N      what the senders say
  * Exits 1 when a message was lost, repeated or out of order, refused, or is not in the store; never for being slow.
@@ -14,8 +15,8 @@ import { parseArgs } from "node:util";
 import { CONTENDERS, type ContenderName } from "./contenders.ts";
 import { describeMachine, fileSystemOf } from "./machine.ts";
 import { reportOn, showContenders, showMachine, showScenario, showVerdicts } from "./report.ts";
-import { type Run, run } from "./run.ts";
-import { SCENARIOS, type Scenario } from "./scenarios.ts";
+import { type Run, type Scenario, subjectOf } from "./scenario.ts";
+import { SCENARIOS } from "./scenarios.ts";
 
 const ROUNDS = 5;
 const WARM_UP_MS = 1_500;
@@ -26,6 +27,7 @@ const { values } = parseArgs({
   options: {
     rounds: { type: "string", default: String(ROUNDS) },
     only: { type: "string", multiple: true, default: [] },
+    all: { type: "boolean", default: false },
     json: { type: "string" },
     seed: { type: "string", default: "1" },
   },
@@ -45,24 +47,25 @@ function refuse(line: string): never {
   process.exit(64);
 }
 
-/** The scenarios, each with its contenders, that `--only` leaves. Ours stays: it is what the others are compared with. */
+/** The scenarios, each with its contenders, that `--only` leaves. Whom the others are compared with stays. */
 function chosen(only: readonly string[]): readonly Scenario[] {
   const named = new Set(only);
-  for (const name of named) {
-    if (!(name in CONTENDERS) && !SCENARIOS.some((scenario) => scenario.name === name))
-      refuse(
-        `--only knows ${[...SCENARIOS.map((scenario) => scenario.name), ...Object.keys(CONTENDERS)].join(", ")}`,
-      );
-  }
-  const byScenario = SCENARIOS.filter(({ name }) => named.has(name));
-  const withOurs = (name: ContenderName) => named.has(name) || name === "ours";
-  return (byScenario.length > 0 ? byScenario : SCENARIOS)
-    .map((scenario) =>
-      Object.keys(CONTENDERS).some((name) => named.has(name))
-        ? { ...scenario, contenders: scenario.contenders.filter(withOurs) }
-        : scenario,
-    )
-    .filter(({ contenders }) => [...named].every((name) => !(name in CONTENDERS) || contenders.length > 0));
+  const contenders = Object.keys(CONTENDERS).filter((name) => named.delete(name));
+  const byName = SCENARIOS.filter(({ name }) => named.delete(name));
+  if (named.size > 0)
+    refuse(
+      `--only knows ${[...SCENARIOS.map((scenario) => scenario.name), ...Object.keys(CONTENDERS)].join(", ")}`,
+    );
+  const candidates = byName.length > 0 ? byName : SCENARIOS.filter(({ usual }) => usual || values.all);
+  if (contenders.length === 0) return candidates;
+  return candidates
+    .map((scenario) => ({
+      ...scenario,
+      contenders: scenario.contenders.filter(
+        (name) => contenders.includes(name) || name === subjectOf(scenario),
+      ),
+    }))
+    .filter((scenario) => scenario.contenders.some((name) => contenders.includes(name)));
 }
 
 /** A folder for the stores: on a disk, as an fsync in memory costs nothing and would flatter whoever syncs most. */
@@ -72,6 +75,14 @@ async function storeFolder(): Promise<string> {
   const cache = resolve(import.meta.dir, "../../.cache");
   await mkdir(cache, { recursive: true });
   return mkdtemp(join(cache, "chat-bench-"));
+}
+
+async function measure({ name, kind }: Scenario, contender: ContenderName): Promise<Run> {
+  try {
+    return await kind.measure(contender, { folder, seed, warmUpMs: WARM_UP_MS, measureMs: MEASURE_MS });
+  } catch (error) {
+    throw new Error(`${name}, ${contender}`, { cause: error });
+  }
 }
 
 const folder = await storeFolder();
@@ -90,15 +101,13 @@ try {
       // Every other round backwards, so that nobody always follows the same neighbour.
       const order = round % 2 === 1 ? scenario.contenders : scenario.contenders.toReversed();
       for (const contender of order) {
-        const done = await run(scenario, contender, {
-          folder,
-          seed,
-          warmUpMs: WARM_UP_MS,
-          measureMs: MEASURE_MS,
-        });
+        const done = await measure(scenario, contender);
         runs.get(scenario)?.push(done);
-        const speed = Math.round(done[scenario.unit] / done.seconds);
-        process.stderr.write(`round ${round} ${scenario.name} ${contender}: ${speed} ${scenario.unit}/s\n`);
+        const [figure] = scenario.kind.figures;
+        const value = figure === undefined ? null : done.figures[figure.name];
+        process.stderr.write(
+          `round ${round} ${scenario.name} ${contender}: ${value?.toPrecision(4)} ${figure?.name}\n`,
+        );
       }
     }
   }

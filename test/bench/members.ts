@@ -1,4 +1,4 @@
-/** Members of a room over raw sockets: each checks every number it gets, and some send as fast as they are acked. */
+/** Members of rooms over raw sockets: each checks every number it gets, and some send as fast as they are acked. */
 
 import type { Socket } from "bun";
 import { endOfNumber, OPCODES, PONG_FRAME, readFrames, readNumber, textFrame, writeFrame } from "./wire.ts";
@@ -31,10 +31,11 @@ export const noFaults = (): Faults => ({
 export interface MembersOptions {
   readonly hostname: string;
   readonly port: number;
-  readonly room: string;
+  readonly rooms: readonly string[];
+  /** In each room. */
   readonly members: number;
-  /** How many of them send as well. */
-  readonly senders: number;
+  /** Whether they send as well. */
+  readonly sending: boolean;
   readonly inFlight: number;
   /** What is said, over and over. */
   readonly texts: readonly string[];
@@ -48,10 +49,10 @@ export interface Counts {
 }
 
 export interface Members {
-  /** Sends for so long and resolves, once every send is acked, with how many there were since the beginning. */
-  send(durationMs: number): Promise<number>;
-  /** Resolves when each of these members has so many messages. What is still owed after PATIENCE_MS is a fault. */
-  settle(messages: number): Promise<void>;
+  /** Sends for so long and resolves, once every send is acked, with how many each room had since the beginning. */
+  send(durationMs: number): Promise<readonly number[]>;
+  /** Resolves when each of these members has so many messages of its room. What is still owed after PATIENCE_MS is a fault. */
+  settle(messages: readonly number[]): Promise<void>;
   counts(): Counts;
   readonly faults: Faults;
   close(): void;
@@ -70,6 +71,8 @@ const SEQ_FIELD = Buffer.from('"seq":');
 const OK = Buffer.from('[{"ok":true');
 
 interface Member {
+  /** Which of the rooms it is in. */
+  readonly room: number;
   socket: Socket<Member>;
   /** What of the last chunk was no whole frame. */
   rest: Uint8Array | undefined;
@@ -89,14 +92,16 @@ interface Sender {
 }
 
 export async function openMembers(options: MembersOptions): Promise<Members> {
-  const { hostname, port, room, inFlight } = options;
+  const { hostname, port, rooms, inFlight } = options;
   const faults = noFaults();
-  const bodies = options.texts.map((message) =>
-    Buffer.from(JSON.stringify(["send_message", { room, user_id: "ada", message }])),
+  const bodies = rooms.map((room) =>
+    options.texts.map((message) =>
+      Buffer.from(JSON.stringify(["send_message", { room, user_id: "ada", message }])),
+    ),
   );
   const handshake = `GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: ${hostname}:${port}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ${btoa("0123456789abcdef")}\r\n\r\n`;
   const joinNamespace = textFrame("40");
-  const joinRoom = textFrame(`420${JSON.stringify(["join_room", { room }])}`);
+  const joinRoom = rooms.map((room) => textFrame(`420${JSON.stringify(["join_room", { room }])}`));
   const pong = textFrame("3");
   const out = Buffer.alloc(OUT_BYTES);
 
@@ -104,6 +109,7 @@ export async function openMembers(options: MembersOptions): Promise<Members> {
   let deliveries = 0;
   let deliveryBytes = 0;
   let sent = 0;
+  const sentTo = rooms.map(() => 0);
   /** Where a delivery's number begins, counted from the payload's begin: the same in all, as the names before it are. */
   let seqAt = 0;
   let sendUntil = 0;
@@ -120,10 +126,12 @@ export async function openMembers(options: MembersOptions): Promise<Members> {
   }
 
   function fill(member: Member, sender: Sender) {
+    const texts = bodies[member.room] as Buffer[];
+    const before = sent;
     let end = 0;
     while (sender.unacked.size < inFlight) {
       const id = sender.nextId;
-      const body = bodies[id % bodies.length] as Buffer;
+      const body = texts[id % texts.length] as Buffer;
       if (end + body.length + 32 > out.length) {
         write(member, out.subarray(0, end));
         end = 0;
@@ -134,6 +142,7 @@ export async function openMembers(options: MembersOptions): Promise<Members> {
       end = writeFrame(out, end, `42${id}`, body);
     }
     if (end > 0) write(member, out.subarray(0, end));
+    sentTo[member.room] = (sentTo[member.room] as number) + sent - before;
   }
 
   function takeDelivery(member: Member, bytes: Uint8Array, start: number, end: number) {
@@ -175,7 +184,7 @@ export async function openMembers(options: MembersOptions): Promise<Members> {
       write(member, joinNamespace);
     } else if (member.phase === "namespace" && text.startsWith("40")) {
       member.phase = "room";
-      write(member, joinRoom);
+      write(member, joinRoom[member.room] as Buffer);
     } else if (member.phase === "room" && text.startsWith('430[{"ok":true')) {
       member.phase = "live";
       member.joined.resolve();
@@ -221,7 +230,7 @@ export async function openMembers(options: MembersOptions): Promise<Members> {
     waiting = undefined;
   }
 
-  const connect = async (isSender: boolean): Promise<Member> => {
+  const connect = async (room: number): Promise<Member> => {
     const joined = Promise.withResolvers<void>();
     const socket = await Bun.connect<Member>({
       hostname,
@@ -245,11 +254,12 @@ export async function openMembers(options: MembersOptions): Promise<Members> {
         },
       },
       data: {
+        room,
         rest: undefined,
         phase: "http",
         joined,
         next: 1,
-        sender: isSender ? { nextId: 1, unacked: new Set() } : undefined,
+        sender: options.sending ? { nextId: 1, unacked: new Set() } : undefined,
         unwritten: undefined,
       } as unknown as Member,
     });
@@ -260,10 +270,11 @@ export async function openMembers(options: MembersOptions): Promise<Members> {
   };
 
   const members: Member[] = [];
-  while (members.length < options.members) {
+  const count = rooms.length * options.members;
+  while (members.length < count) {
     const begun = members.length;
-    const batch = Math.min(CONNECT_AT_ONCE, options.members - begun);
-    const connecting = Array.from({ length: batch }, (_, index) => connect(begun + index < options.senders));
+    const batch = Math.min(CONNECT_AT_ONCE, count - begun);
+    const connecting = Array.from({ length: batch }, (_, index) => connect((begun + index) % rooms.length));
     members.push(...(await Promise.all(connecting)));
   }
 
@@ -275,11 +286,13 @@ export async function openMembers(options: MembersOptions): Promise<Members> {
       for (const member of members) if (member.sender !== undefined) fill(member, member.sender);
       await until(() => performance.now() >= sendUntil && acks === sent, durationMs + PATIENCE_MS);
       for (const { sender } of members) faults.unacked += sender?.unacked.size ?? 0;
-      return sent;
+      return sentTo;
     },
     async settle(messages) {
-      await until(() => deliveries >= messages * options.members, PATIENCE_MS);
-      for (const { next } of members) faults.missing += Math.max(messages - (next - 1), 0);
+      const owed = messages.reduce((sum, count) => sum + count, 0) * options.members;
+      await until(() => deliveries >= owed, PATIENCE_MS);
+      for (const { room, next } of members)
+        faults.missing += Math.max((messages[room] as number) - (next - 1), 0);
     },
     close() {
       closing = true;

@@ -2,44 +2,31 @@
 
 import { CONTENDERS, type ContenderName } from "./contenders.ts";
 import type { Machine } from "./machine.ts";
-import { faultOf, type Run } from "./run.ts";
-import type { Scenario } from "./scenarios.ts";
+import { type Bound, type Figure, type Run, type Scenario, type Shares, subjectOf } from "./scenario.ts";
 import { median, ratios, type Spread, spread } from "./statistics.ts";
 
 /** What one contender did in one scenario, over the rounds. */
 export interface Row {
   readonly contender: ContenderName;
-  /** Deliveries or acks a second. */
-  readonly perSecond: Spread;
-  /** Server CPU microseconds for each of them; null where the system does not tell. */
-  readonly cpuMicros: number | null;
-  /** How much of a core the server and the generator used. */
-  readonly serverShare: number | null;
-  readonly generatorShare: number;
-  /** Cores that neither of the two used: what disturbed the rounds. */
-  readonly othersShare: number | null;
-  /** A delivery on the wire, WebSocket header included. */
-  readonly deliveryBytes: number;
-  /** The server's memory at the end. */
-  readonly serverBytes: number | null;
-  /** Ours by this one: above 1 ours is faster. */
-  readonly oursBy: { readonly perSecond: Spread; readonly perCpu: number | null } | null;
+  /** By the names of the figures; null where the system does not tell. */
+  readonly figures: Readonly<Record<string, Spread | null>>;
+  /** The subject and this one, as the figure says; none in the subject's own row. */
+  readonly compared: Readonly<Record<string, Spread | null>>;
+  readonly shares: Shares;
 }
 
-export interface Verdict {
+export interface Verdict extends Bound {
   readonly scenario: string;
-  readonly against: ContenderName;
-  readonly ratio: Spread;
-  /** The same ratio in work for each unit of CPU: what others do on the machine moves it less. */
-  readonly perCpu: number | null;
-  /** Whether others took enough of the cores for `ratio` to mean little. */
+  readonly subject: ContenderName;
+  /** The subject's figure, or its ratio to that of the one it is held against. */
+  readonly found: Spread;
+  /** Whether others took enough of the cores for it to mean little. */
   readonly disturbed: boolean;
-  readonly atLeast: number;
   readonly met: boolean;
 }
 
 export interface ScenarioReport {
-  readonly scenario: Scenario;
+  readonly scenario: Omit<Scenario, "kind"> & { readonly how: string; readonly figures: readonly Figure[] };
   readonly rows: readonly Row[];
   readonly verdicts: readonly Verdict[];
   /** Losses, repeats, order faults, refusals: any of them makes the bench fail. */
@@ -49,70 +36,81 @@ export interface ScenarioReport {
 /** More than so many cores' work of others disturbs a measurement on few cores. */
 const DISTURBED_CORES = 0.1;
 
-const perSecond = (scenario: Scenario, run: Run) => run[scenario.unit] / run.seconds;
-const cpuMicros = (scenario: Scenario, run: Run) =>
-  run.serverCpuSeconds === null ? null : (run.serverCpuSeconds / run[scenario.unit]) * 1e6;
+const isDisturbed = ({ others }: Shares) => (others ?? 0) > DISTURBED_CORES;
 
-const medianOrNull = (values: readonly (number | null)[]) => {
-  const known = values.filter((value) => value !== null);
-  return known.length === 0 ? null : median(known);
-};
+const known = (values: readonly (number | null | undefined)[]) =>
+  values.filter((value) => value !== null && value !== undefined);
+const medianOrNull = (values: readonly (number | null)[]) =>
+  known(values).length === 0 ? null : median(known(values));
 
 /** @param runs in the order of the rounds */
-export function reportOn(scenario: Scenario, runs: readonly Run[]): ScenarioReport {
+export function reportOn({ kind, ...scenario }: Scenario, runs: readonly Run[]): ScenarioReport {
+  const subject = subjectOf(scenario);
   const of = (name: ContenderName) => runs.filter(({ contender }) => contender === name);
-  const speeds = (name: ContenderName) => of(name).map((run) => perSecond(scenario, run));
-  const cpus = (name: ContenderName) => medianOrNull(of(name).map((run) => cpuMicros(scenario, run)));
-  const names = scenario.contenders.filter((name) => of(name).length > 0);
-  const hasOurs = names.includes("ours");
-
-  const rows = names.map((contender): Row => {
-    const [own, ours] = [cpus(contender), cpus("ours")];
-    const mine = of(contender);
+  /** Round by round; undefined where one of them is not known. */
+  const values = (name: ContenderName, figure: string) => {
+    const each = of(name).map(({ figures }) => figures[figure]);
+    return each.length > 0 && known(each).length === each.length ? known(each) : undefined;
+  };
+  const spreadOf = (name: ContenderName, figure: string) => {
+    const each = values(name, figure);
+    return each === undefined ? null : spread(each);
+  };
+  const ratio = (left: ContenderName, right: ContenderName, figure: string) => {
+    const [over, under] = [values(left, figure), values(right, figure)];
+    return over === undefined || under === undefined ? null : ratios(over, under);
+  };
+  const shares = (name: ContenderName): Shares => {
+    const all = of(name).map((run) => run.shares);
     return {
-      contender,
-      perSecond: spread(speeds(contender)),
-      cpuMicros: own,
-      serverShare: medianOrNull(
-        mine.map(({ serverCpuSeconds, seconds }) =>
-          serverCpuSeconds === null ? null : serverCpuSeconds / seconds,
-        ),
-      ),
-      generatorShare: median(mine.map(({ generatorShare }) => generatorShare)),
-      othersShare: medianOrNull(mine.map(({ othersShare }) => othersShare)),
-      deliveryBytes: median(mine.map(({ deliveryBytes, deliveries }) => deliveryBytes / deliveries)),
-      serverBytes: medianOrNull(mine.map(({ serverBytes }) => serverBytes)),
-      oursBy:
-        hasOurs && contender !== "ours"
-          ? {
-              perSecond: ratios(speeds("ours"), speeds(contender)),
-              perCpu: own === null || ours === null ? null : own / ours,
-            }
-          : null,
+      server: medianOrNull(all.map(({ server }) => server)),
+      generator: medianOrNull(all.map(({ generator }) => generator)),
+      others: medianOrNull(all.map(({ others }) => others)),
     };
+  };
+
+  const rows = scenario.contenders
+    .filter((name) => of(name).length > 0)
+    .map((contender): Row => {
+      const compared = kind.figures.filter(
+        (figure) => figure.compared !== undefined && contender !== subject,
+      );
+      return {
+        contender,
+        figures: Object.fromEntries(kind.figures.map(({ name }) => [name, spreadOf(contender, name)])),
+        compared: Object.fromEntries(
+          compared.map((figure) => [
+            figure.name,
+            figure.compared === "subject by it"
+              ? ratio(subject, contender, figure.name)
+              : ratio(contender, subject, figure.name),
+          ]),
+        ),
+        shares: shares(contender),
+      };
+    });
+
+  const verdicts = scenario.bounds.flatMap((bound): Verdict[] => {
+    const { figure, against, atLeast = Number.NEGATIVE_INFINITY, atMost = Number.POSITIVE_INFINITY } = bound;
+    const found = against === undefined ? spreadOf(subject, figure) : ratio(subject, against, figure);
+    if (found === null) return [];
+    const disturbed = [subject, against ?? subject].some((name) => isDisturbed(shares(name)));
+    const met = found.median >= atLeast && found.median <= atMost;
+    return [{ ...bound, scenario: scenario.name, subject, found, disturbed, met }];
   });
 
-  const verdicts = scenario.bounds.flatMap(({ against, atLeast }): Verdict[] => {
-    const row = rows.find(({ contender }) => contender === against);
-    if (row === undefined || row.oursBy === null) return [];
-    const { perSecond: ratio, perCpu } = row.oursBy;
-    const ours = rows.find(({ contender }) => contender === "ours");
-    const disturbed = [row, ours].some((one) => (one?.othersShare ?? 0) > DISTURBED_CORES);
-    const met = ratio.median >= atLeast;
-    return [{ scenario: scenario.name, against, ratio, perCpu, disturbed, atLeast, met }];
-  });
-
-  const faults = runs.flatMap((run) => {
-    const fault = faultOf(run);
-    return fault === undefined ? [] : [`${scenario.name}, ${run.contender}: ${fault}`];
-  });
-  return { scenario, rows, verdicts, faults };
+  const faults = runs.flatMap((run) =>
+    run.faults.map((fault) => `${scenario.name}, ${run.contender}: ${fault}`),
+  );
+  const { how, figures } = kind;
+  return { scenario: { ...scenario, how, figures }, rows, verdicts, faults };
 }
 
-const thousands = (value: number) => `${(value / 1_000).toFixed(1)}k`;
 const orDash = (value: number | null, digits: number) => (value === null ? "–" : value.toFixed(digits));
-const inRange = ({ median: middle, least, most }: Spread) =>
-  `${middle.toFixed(2)} (${least.toFixed(2)}–${most.toFixed(2)})`;
+const shown = (value: number, digits: Figure["digits"]) =>
+  digits === "k" ? `${(value / 1_000).toFixed(1)}k` : value.toFixed(digits);
+const inRange = ({ median: middle, least, most }: Spread, digits: Figure["digits"] = 2) =>
+  `${shown(middle, digits)} (${shown(least, digits)}–${shown(most, digits)})`;
 
 function table(rows: readonly (readonly string[])[]): string {
   const widths = (rows[0] ?? []).map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)));
@@ -140,48 +138,48 @@ export function showMachine(machine: Machine): string {
 }
 
 export function showScenario({ scenario, rows }: ScenarioReport): string {
-  const { name, what, unit, senders, inFlight } = scenario;
-  const singular = unit === "acks" ? "ack" : "delivery";
+  const { name, what, how, figures } = scenario;
+  const subject = subjectOf(scenario);
+  const compared = figures.filter((figure) => figure.compared !== undefined);
   const head = [
     "",
-    `${unit}/s`,
-    "least–most",
-    `CPU µs/${singular}`,
-    "ours by it",
-    "by CPU",
+    ...figures.map((figure) => figure.name),
+    ...compared.map((figure) =>
+      figure.compared === "subject by it" ? `${subject} by it` : `its ${figure.name} by ${subject}`,
+    ),
     "server core",
     "generator core",
     "others' cores",
-    "bytes/delivery",
-    "memory MB",
   ];
-  const body = rows.map((row) => [
-    row.contender,
-    thousands(row.perSecond.median),
-    `${thousands(row.perSecond.least)}–${thousands(row.perSecond.most)}`,
-    orDash(row.cpuMicros, row.cpuMicros !== null && row.cpuMicros < 10 ? 3 : 1),
-    row.oursBy === null ? "" : inRange(row.oursBy.perSecond),
-    row.oursBy === null ? "" : orDash(row.oursBy.perCpu, 2),
-    orDash(row.serverShare, 2),
+  const body = rows.map(({ contender, shares, ...row }) => [
+    contender,
+    ...figures.map((figure, column) => {
+      const value = row.figures[figure.name];
+      if (value === null || value === undefined) return "–";
+      return column === 0 ? inRange(value, figure.digits) : shown(value.median, figure.digits);
+    }),
+    ...compared.map((figure) => {
+      const value = row.compared[figure.name];
+      return value === null || value === undefined ? "" : inRange(value);
+    }),
+    orDash(shares.server, 2),
     // Near a whole core, the generator is what was measured.
-    `${row.generatorShare.toFixed(2)}${row.generatorShare > 0.9 ? " (!)" : ""}`,
-    `${orDash(row.othersShare, 2)}${(row.othersShare ?? 0) > DISTURBED_CORES ? " (!)" : ""}`,
-    row.deliveryBytes.toFixed(0),
-    orDash(row.serverBytes === null ? null : row.serverBytes / 1e6, 0),
+    `${orDash(shares.generator, 2)}${(shares.generator ?? 0) > 0.9 ? " (!)" : ""}`,
+    `${orDash(shares.others, 2)}${isDisturbed(shares) ? " (!)" : ""}`,
   ]);
-  return `${name}: ${what} (${senders} sending, ${inFlight} in flight each)\n${table([head, ...body])}`;
+  return `${name}: ${what} (${how})\n${table([head, ...body])}`;
 }
 
 export function showVerdicts(reports: readonly ScenarioReport[]): string {
-  const verdicts = reports.flatMap((report) => report.verdicts);
-  const rows = verdicts.map(({ scenario, against, ratio, perCpu, disturbed, atLeast, met }) => [
-    `${scenario}: ours by ${against}`,
-    inRange(ratio),
-    orDash(perCpu, 2),
-    `at least ${atLeast}`,
-    `${met ? "met" : "MISSED"}${disturbed ? " (disturbed)" : ""}`,
-  ]);
-  return table([["bound", "median ratio of rounds", "by CPU", "asked", ""], ...rows]);
+  const rows = reports
+    .flatMap((report) => report.verdicts)
+    .map(({ scenario, figure, subject, against, found, disturbed, atLeast, atMost, met }) => [
+      `${scenario}, ${figure}: ${against === undefined ? subject : `${subject} by ${against}`}`,
+      inRange(found),
+      atLeast === undefined ? `at most ${atMost}` : `at least ${atLeast}`,
+      `${met ? "met" : "MISSED"}${disturbed ? " (disturbed)" : ""}`,
+    ]);
+  return table([["bound", "median of rounds", "asked", ""], ...rows]);
 }
 
 export function showContenders(names: readonly ContenderName[]): string {

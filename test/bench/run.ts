@@ -1,99 +1,85 @@
-/** One contender under one load: starts it, measures it, ends it, and counts what its store holds. */
+/** Starts a contender on a fresh store for one run, and a generator beside it, each on a core of its own. */
 
 import { Database } from "bun:sqlite";
 import { mkdtemp, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { startProgram } from "../fixture/program.ts";
+import { type Program, startProgram } from "../fixture/program.ts";
 import { CONTENDERS, type ContenderName, ENVIRONMENT } from "./contenders.ts";
-import type { Load, Measurement } from "./generator.ts";
 import { onCore } from "./machine.ts";
-import type { Scenario } from "./scenarios.ts";
+import type { RunOptions } from "./scenario.ts";
 
 /** The server has one core for itself, the generator another. */
-const [SERVER_CORE, GENERATOR_CORE] = [1, 0];
+export const [SERVER_CORE, GENERATOR_CORE] = [1, 0];
 
-export interface RunOptions {
-  /** Where stores are kept while they are measured. */
-  readonly folder: string;
-  readonly seed: number;
-  readonly warmUpMs: number;
-  readonly measureMs: number;
-}
-
-export interface Run extends Measurement {
+export interface Serving {
   readonly contender: ContenderName;
-  /** What the store does not hold although it was acked, or holds although nobody was told. */
-  readonly storeFault: string | undefined;
+  readonly options: Pick<RunOptions, "folder">;
+  /** Variables besides those that every contender hears. */
+  readonly env?: Readonly<Record<string, string>>;
+  /** What the runtime is told before it loads the server. */
+  readonly runtimeFlags?: readonly string[];
+  /** A store to serve, which outlives the run; a fresh one where left out. */
+  readonly storePath?: string;
 }
 
-export async function run(scenario: Scenario, contender: ContenderName, options: RunOptions): Promise<Run> {
-  const { seed, warmUpMs, measureMs } = options;
+/** Runs the body beside the server, and then `look` on the store that it closed. */
+export async function serving<T>(
+  { contender, options, env = {}, runtimeFlags = [], storePath }: Serving,
+  body: (server: Program) => Promise<T>,
+  look: (storePath: string, measured: T) => void = () => {},
+): Promise<T> {
   const folder = await mkdtemp(join(options.folder, "store-"));
-  const path = join(folder, "chat.db");
+  const path = storePath ?? join(folder, "chat.db");
+  const [runtime = "", ...command] = CONTENDERS[contender].command;
   try {
     const server = await startProgram({
-      command: onCore(SERVER_CORE, CONTENDERS[contender].command),
-      env: { ...ENVIRONMENT, SQLITE_PATH: path },
+      command: onCore(SERVER_CORE, [runtime, ...runtimeFlags, ...command]),
+      env: { ...ENVIRONMENT, SQLITE_PATH: path, ...env },
     });
-    let measurement: Measurement;
+    let measured: T;
     try {
-      const { members, senders, inFlight } = scenario;
-      const { hostname, port } = new URL(server.url);
-      const load: Load = {
-        hostname,
-        port: Number(port),
-        serverPid: server.pid,
-        members,
-        senders,
-        inFlight,
-        seed,
-        warmUpMs,
-        measureMs,
-      };
-      measurement = await generate(load);
+      measured = await body(server);
     } catch (error) {
-      throw new Error(`${contender} in ${scenario.name} failed; it said:\n${server.output()}`, {
-        cause: error,
-      });
+      throw new Error(`${contender} failed; it said:\n${server.output()}`, { cause: error });
     } finally {
       await server.end();
     }
-    return { contender, ...measurement, storeFault: storeFault(path, measurement.storedMessages) };
+    look(path, measured);
+    return measured;
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
 }
 
-async function generate(load: Load): Promise<Measurement> {
+/** Runs a generator of this folder with its load, and reads what it measured. */
+export async function generate<T>(script: string, load: unknown): Promise<T> {
   const child = Bun.spawn(
-    onCore(GENERATOR_CORE, [process.execPath, join(import.meta.dir, "generator.ts"), JSON.stringify(load)]),
+    onCore(GENERATOR_CORE, [process.execPath, join(import.meta.dir, script), JSON.stringify(load)]),
     { stdin: "ignore", stdout: "pipe", stderr: "inherit" },
   );
   const [text, code] = await Promise.all([new Response(child.stdout).text(), child.exited]);
-  if (code !== 0) throw new Error(`the generator ended with ${code}`);
-  return JSON.parse(text) as Measurement;
+  if (code !== 0) throw new Error(`${script} ended with ${code}`);
+  return JSON.parse(text) as T;
 }
 
-/** Every acked message is one row, and the room's numbers are 1 to their count. */
-function storeFault(path: string, acked: number): string | undefined {
+/** What the store does not hold although it was acked, or holds although nobody was told. */
+export function storeFaults(path: string, acked: number): string[] {
   const db = new Database(path, { readonly: true });
   try {
-    const [count, head, newest] = db
+    // Every acked message is one row, and the numbers of each room are 1 to their count.
+    const [stored, heads, agreeing] = db
       .prepare(
-        "SELECT (SELECT count(*) FROM messages), (SELECT seq FROM rooms), (SELECT max(seq) FROM messages)",
+        `WITH kept AS (SELECT room_id, count(*) AS rows, max(seq) AS newest FROM messages GROUP BY room_id)
+         SELECT (SELECT total(rows) FROM kept), (SELECT total(seq) FROM rooms),
+           (SELECT total(seq) FROM rooms JOIN kept ON id = room_id AND seq = rows AND seq = newest)`,
       )
       .values()[0] as number[];
-    return count === acked && head === acked && newest === acked
-      ? undefined
-      : `${acked} acked, ${count} stored, room at ${head}, newest ${newest}`;
+    return [stored, heads, agreeing].every((count) => count === acked)
+      ? []
+      : [
+          `${acked} acked, ${stored} stored, heads ${heads} together, of which ${agreeing} agree with the rows`,
+        ];
   } finally {
     db.close();
   }
-}
-
-/** What of this run makes the bench fail, in words; undefined when nothing does. */
-export function faultOf({ faults, storeFault: fault }: Run): string | undefined {
-  const found = Object.entries(faults).flatMap(([kind, count]) => (count > 0 ? [`${kind} ${count}`] : []));
-  if (fault !== undefined) found.push(fault);
-  return found.length === 0 ? undefined : found.join(", ");
 }
