@@ -2,6 +2,7 @@
 
 import { ConfigError, loadConfig } from "./config.ts";
 import { SettingError } from "./errors.ts";
+import { endNow } from "./exit.ts";
 import { createLog } from "./observe/log.ts";
 import { type Service, startService } from "./service.ts";
 
@@ -51,7 +52,7 @@ let stoppingSince: number | undefined;
 for (const signal of ["SIGTERM", "SIGINT"] as const) {
   process.on(signal, async () => {
     if (stoppingSince !== undefined) {
-      if (performance.now() - stoppingSince > SAME_WISH_MS) process.exit(1);
+      if (performance.now() - stoppingSince > SAME_WISH_MS) endNow(1);
       return;
     }
     stoppingSince = performance.now();
@@ -59,11 +60,8 @@ for (const signal of ["SIGTERM", "SIGINT"] as const) {
     const service = await starting;
     const inTime = await service.drain();
     log.info("stopped", { in_time: inTime, ...service.metrics.snapshot() });
-    if (!inTime && service.store.kind === "sqlite") {
-      // The runtime closes the file as it exits, and that waits for the very disk that hangs: only the kernel ends us now.
-      process.kill(process.pid, "SIGKILL");
-    }
-    process.exit(inTime ? 0 : 1);
+    if (!inTime) endNow(1);
+    process.exit(0);
   });
 }
 
