@@ -46,10 +46,13 @@ function listen({ host, port }: Config, serve: () => EngineHost): EngineHost {
   }
 }
 
-/** Serves until it is drained or stopped. Rejects when the store cannot be used or the port is taken: one line each. */
-export async function startService(config: Config, log: Log): Promise<Service> {
+/**
+ * Serves until it is drained or stopped. Rejects when the store cannot be used or the port is taken: one line each.
+ * @param open how the store is opened; the bench puts one without a disk in its place
+ */
+export async function startService(config: Config, log: Log, open = openRepository): Promise<Service> {
   const metrics = createMetrics();
-  const repository = await openRepository(config.store, { log, newEpoch });
+  const repository = await open(config.store, { log, newEpoch });
   try {
     const bus = createLocalBus({ log });
     let draining = false;

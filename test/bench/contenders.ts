@@ -3,12 +3,14 @@
 import { join } from "node:path";
 import { FROM_SOURCE } from "../fixture/program.ts";
 
-export type ContenderName = "ours" | "stock" | "stock-tx" | "bare" | "bare-cork";
+export type ContenderName = "ours" | "stock" | "stock-tx" | "bare" | "bare-cork" | "memory";
 
 export interface Contender {
   readonly what: string;
   /** Listens at HOST and PORT, keeps its store at SQLITE_PATH, and prints the program's `listening` line. */
   readonly command: readonly string[];
+  /** It keeps nothing on the disk, and nothing is looked for there. */
+  readonly storeless?: true;
 }
 
 const server = (file: string, ...flags: readonly string[]) => [
@@ -37,6 +39,11 @@ export const CONTENDERS: Readonly<Record<ContenderName, Contender>> = {
   "bare-cork": {
     what: "bare, and what a turn acks to one connection goes out in one write",
     command: server("bare.ts", "--cork"),
+  },
+  memory: {
+    what: "ours with a store that keeps messages in memory only: the same stack without a disk",
+    command: server("memory.ts"),
+    storeless: true,
   },
 };
 

@@ -39,6 +39,13 @@ export interface MembersOptions {
   readonly inFlight: number;
   /** What is said, over and over. */
   readonly texts: readonly string[];
+  /** Is told when what came; members have their places from 0 on. */
+  readonly heard?: Heard;
+}
+
+export interface Heard {
+  acked(member: number, id: number, seq: number, atMs: number): void;
+  delivered(member: number, seq: number, atMs: number): void;
 }
 
 export interface Counts {
@@ -51,6 +58,10 @@ export interface Counts {
 export interface Members {
   /** Sends for so long and resolves, once every send is acked, with how many each room had since the beginning. */
   send(durationMs: number): Promise<readonly number[]>;
+  /** Sends one now, whatever is in flight, and gives its id: a place's ids are 1, 2, 3, … */
+  say(place: number): number;
+  /** Resolves, once every send is acked, with how many each room had since the beginning. */
+  acked(patienceMs: number): Promise<readonly number[]>;
   /** Resolves when each of these members has so many messages of its room. What is still owed after PATIENCE_MS is a fault. */
   settle(messages: readonly number[]): Promise<void>;
   counts(): Counts;
@@ -59,7 +70,7 @@ export interface Members {
 }
 
 /** How long acks and deliveries may take once sending is over. */
-const PATIENCE_MS = 10_000;
+export const PATIENCE_MS = 10_000;
 /** How many connect at once. */
 const CONNECT_AT_ONCE = 32;
 /** Bytes of sends written together. */
@@ -71,6 +82,7 @@ const SEQ_FIELD = Buffer.from('"seq":');
 const OK = Buffer.from('[{"ok":true');
 
 interface Member {
+  readonly place: number;
   /** Which of the rooms it is in. */
   readonly room: number;
   socket: Socket<Member>;
@@ -92,7 +104,7 @@ interface Sender {
 }
 
 export async function openMembers(options: MembersOptions): Promise<Members> {
-  const { hostname, port, rooms, inFlight } = options;
+  const { hostname, port, rooms, inFlight, heard } = options;
   const faults = noFaults();
   const bodies = rooms.map((room) =>
     options.texts.map((message) =>
@@ -125,11 +137,11 @@ export async function openMembers(options: MembersOptions): Promise<Members> {
     if (written < bytes.length) member.unwritten = Buffer.from(bytes.subarray(written));
   }
 
-  function fill(member: Member, sender: Sender) {
+  function fill(member: Member, sender: Sender, most = inFlight) {
     const texts = bodies[member.room] as Buffer[];
     const before = sent;
     let end = 0;
-    while (sender.unacked.size < inFlight) {
+    while (sender.unacked.size < most) {
       const id = sender.nextId;
       const body = texts[id % texts.length] as Buffer;
       if (end + body.length + 32 > out.length) {
@@ -157,6 +169,7 @@ export async function openMembers(options: MembersOptions): Promise<Members> {
       at = start + seqAt;
     }
     const seq = readNumber(bytes, at);
+    heard?.delivered(member.place, seq, performance.now());
     deliveries += 1;
     deliveryBytes += end - start + (end - start < 126 ? 2 : 4);
     if (seq === member.next) {
@@ -169,9 +182,14 @@ export async function openMembers(options: MembersOptions): Promise<Members> {
     }
   }
 
-  function takeAck({ sender }: Member, bytes: Uint8Array, start: number) {
+  function takeAck({ sender, place }: Member, bytes: Uint8Array, start: number, end: number) {
     const id = readNumber(bytes, start + 2);
     const isOk = isAt(bytes, endOfNumber(bytes, start + 2), OK);
+    if (heard !== undefined) {
+      const found = Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start).indexOf(SEQ_FIELD);
+      if (found < 0) faults.strange += 1;
+      else heard.acked(place, id, readNumber(bytes, start + found + SEQ_FIELD.length), performance.now());
+    }
     if (sender?.unacked.delete(id) && isOk) acks += 1;
     else faults.unacked += 1;
   }
@@ -212,7 +230,7 @@ export async function openMembers(options: MembersOptions): Promise<Members> {
         else if (end - start === 1 && first === TWO) write(member, pong);
         else if (member.phase !== "live") takeGreeting(member, frame, start, end);
         else if (first === FOUR && second === TWO) takeDelivery(member, frame, start, end);
-        else if (first === FOUR && second === THREE) takeAck(member, frame, start);
+        else if (first === FOUR && second === THREE) takeAck(member, frame, start, end);
         else faults.strange += 1;
       });
     }
@@ -230,7 +248,7 @@ export async function openMembers(options: MembersOptions): Promise<Members> {
     waiting = undefined;
   }
 
-  const connect = async (room: number): Promise<Member> => {
+  const connect = async (place: number): Promise<Member> => {
     const joined = Promise.withResolvers<void>();
     const socket = await Bun.connect<Member>({
       hostname,
@@ -254,7 +272,8 @@ export async function openMembers(options: MembersOptions): Promise<Members> {
         },
       },
       data: {
-        room,
+        place,
+        room: place % rooms.length,
         rest: undefined,
         phase: "http",
         joined,
@@ -274,19 +293,30 @@ export async function openMembers(options: MembersOptions): Promise<Members> {
   while (members.length < count) {
     const begun = members.length;
     const batch = Math.min(CONNECT_AT_ONCE, count - begun);
-    const connecting = Array.from({ length: batch }, (_, index) => connect((begun + index) % rooms.length));
+    const connecting = Array.from({ length: batch }, (_, index) => connect(begun + index));
     members.push(...(await Promise.all(connecting)));
+  }
+
+  async function acked(patienceMs: number) {
+    await until(() => performance.now() >= sendUntil && acks === sent, patienceMs);
+    for (const { sender } of members) faults.unacked += sender?.unacked.size ?? 0;
+    return sentTo;
   }
 
   return {
     faults,
     counts: () => ({ acks, deliveries, deliveryBytes }),
-    async send(durationMs) {
+    acked,
+    send(durationMs) {
       sendUntil = performance.now() + durationMs;
       for (const member of members) if (member.sender !== undefined) fill(member, member.sender);
-      await until(() => performance.now() >= sendUntil && acks === sent, durationMs + PATIENCE_MS);
-      for (const { sender } of members) faults.unacked += sender?.unacked.size ?? 0;
-      return sentTo;
+      return acked(durationMs + PATIENCE_MS);
+    },
+    say(place) {
+      const member = members[place];
+      if (member?.sender === undefined) throw new RangeError(`nobody sends at ${place}`);
+      fill(member, member.sender, member.sender.unacked.size + 1);
+      return member.sender.nextId - 1;
     },
     async settle(messages) {
       const owed = messages.reduce((sum, count) => sum + count, 0) * options.members;

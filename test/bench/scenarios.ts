@@ -1,5 +1,6 @@
 /** What is measured: a table of loads, who takes part in each, and what ours owes to whom. */
 
+import { paced } from "./kinds/paced.ts";
 import { saturated } from "./kinds/saturated.ts";
 import type { Scenario } from "./scenario.ts";
 
@@ -57,5 +58,29 @@ export const SCENARIOS: readonly Scenario[] = [
     usual: true,
     contenders: ["ours", "stock-tx", "bare"],
     bounds: [{ figure: "acks/s", against: "bare", atLeast: 0.85 }],
+  },
+  {
+    name: "latency-20",
+    what: "what durability adds to the latency of an ack",
+    kind: paced({ members: 20, sendsPerSecond: 1_000, latencyOf: "ack" }),
+    usual: true,
+    contenders: ["ours", "memory"],
+    bounds: [{ figure: "p99 ms ack", against: "memory", atMost: 3 }],
+  },
+  {
+    name: "latency-200",
+    what: "latency of a delivery at about half of what one core carries",
+    kind: paced({ members: 200, sendsPerSecond: 400, latencyOf: "delivery" }),
+    usual: false,
+    contenders: ["ours", "memory", "stock", "bare"],
+    bounds: [],
+  },
+  {
+    name: "latency-1000",
+    what: "latency of a delivery at about half of what one core carries",
+    kind: paced({ members: 1_000, sendsPerSecond: 80, latencyOf: "delivery" }),
+    usual: false,
+    contenders: ["ours", "memory", "stock", "bare"],
+    bounds: [],
   },
 ];

@@ -22,3 +22,7 @@ export const spread = (values: readonly number[]): Spread => ({
 /** Left by right, round by round: what disturbed a round disturbed both. */
 export const ratios = (left: readonly number[], right: readonly number[]): Spread =>
   spread(left.map((value, round) => value / (right[round] as number)));
+
+/** The value below which that share of the values lies. */
+export const quantile = (sorted: ArrayLike<number>, share: number): number =>
+  sorted[Math.min(Math.floor(sorted.length * share), sorted.length - 1)] ?? Number.NaN;

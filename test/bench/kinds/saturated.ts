@@ -62,7 +62,7 @@ export async function saturate(
       };
       return around(pid, () => generate<Measurement>("generator.ts", asked));
     },
-    (path, { storedMessages }) => void faults.push(...storeFaults(path, storedMessages)),
+    (path, { storedMessages }) => void faults.push(...storeFaults(contender, path, storedMessages)),
   );
   for (const [kind, count] of Object.entries(measurement.faults))
     if (count > 0) faults.push(`${kind} ${count}`);
