@@ -20,6 +20,8 @@ export interface Load {
   readonly seed: number;
   readonly warmUpMs: number;
   readonly measureMs: number;
+  /** Sent to the server where the measured time begins and where it ends, if it has a probe that hears it. */
+  readonly signal?: NodeJS.Signals;
 }
 
 /** Of the measured time alone, but for `storedMessages` and `faults`: those are of the whole run. */
@@ -86,6 +88,7 @@ async function measure(load: Load): Promise<Measurement> {
   }
 
   const { counts: before } = await phase(load.warmUpMs);
+  if (load.signal !== undefined) process.kill(load.serverPid, load.signal);
   const busyBefore = busySeconds();
   const serverBefore = cpuSecondsOf(load.serverPid);
   const own = process.cpuUsage();
@@ -93,6 +96,7 @@ async function measure(load: Load): Promise<Measurement> {
   const { user, system } = process.cpuUsage(own);
   const serverAfter = cpuSecondsOf(load.serverPid);
   const busyAfter = busySeconds();
+  if (load.signal !== undefined) process.kill(load.serverPid, load.signal);
   const generatorSeconds = (user + system) / 1e6;
   const serverCpuSeconds = serverBefore === null || serverAfter === null ? null : serverAfter - serverBefore;
   const othersSeconds =

@@ -2,6 +2,7 @@
 
 import { paced } from "./kinds/paced.ts";
 import { saturated } from "./kinds/saturated.ts";
+import { slowSyncs } from "./kinds/slow-disk.ts";
 import type { Scenario } from "./scenario.ts";
 
 export const SCENARIOS: readonly Scenario[] = [
@@ -82,5 +83,16 @@ export const SCENARIOS: readonly Scenario[] = [
     usual: false,
     contenders: ["ours", "memory", "stock", "bare"],
     bounds: [],
+  },
+  {
+    name: "slow-disk",
+    what: "durable acked sends on a disk as slow as a memory card",
+    kind: slowSyncs({ syncMs: 20, inFlight: 1_024 }),
+    usual: true,
+    contenders: ["ours", "bare"],
+    bounds: [
+      { figure: "acks/s", atLeast: 20_000 },
+      { figure: "p99 ms loop stall", atMost: 5 },
+    ],
   },
 ];

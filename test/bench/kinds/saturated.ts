@@ -1,7 +1,7 @@
 /** Closed loops: each sender has a fixed number of sends in flight, and when one is acked the next goes out. */
 
 import type { Load, Measurement } from "../generator.ts";
-import { generate, serving, storeFaults } from "../run.ts";
+import { generate, type Serving, serving, storeFaults } from "../run.ts";
 import type { Figure, Kind, Run, RunOptions } from "../scenario.ts";
 import type { ContenderName } from "../contenders.ts";
 
@@ -43,24 +43,30 @@ export function saturated(load: Saturation): Kind {
   };
 }
 
+interface Told extends Pick<Serving, "env" | "runtimeFlags"> {
+  /** Once it is measured, while the server still runs. */
+  readonly beforeItEnds?: () => Promise<void>;
+}
+
 /** One run of such a load, on a server that is told so much beside what every one is. */
 export async function saturate(
-  load: Omit<Saturation, "unit">,
+  load: Omit<Saturation, "unit"> & Pick<Load, "signal">,
   contender: ContenderName,
   options: RunOptions,
-  told: { readonly env?: Record<string, string>; readonly runtimeFlags?: readonly string[] } = {},
-  around: Around = (_, measuring) => measuring(),
+  { beforeItEnds = async () => {}, ...told }: Told = {},
 ) {
   const faults: string[] = [];
   const { seed, warmUpMs, measureMs } = options;
   const measurement = await serving(
     { contender, options, ...told },
-    ({ port, pid }) => {
+    async ({ port, pid }) => {
       const asked: Load = {
         ...{ hostname: "127.0.0.1", port, serverPid: pid, seed, warmUpMs, measureMs },
         ...load,
       };
-      return around(pid, () => generate<Measurement>("generator.ts", asked));
+      const measured = await generate<Measurement>("generator.ts", asked);
+      await beforeItEnds();
+      return measured;
     },
     (path, { storedMessages }) => void faults.push(...storeFaults(contender, path, storedMessages)),
   );
@@ -68,9 +74,6 @@ export async function saturate(
     if (count > 0) faults.push(`${kind} ${count}`);
   return { measurement, faults };
 }
-
-/** Does something before or after the load, while the server runs. */
-type Around = (serverPid: number, measuring: () => Promise<Measurement>) => Promise<Measurement>;
 
 export const sharesOf = ({
   seconds,
