@@ -92,8 +92,8 @@ export const LIMITS = {
   packetsPerPostMax: 10_000,
   /** Pongs of one polling request; a client owes one per ping. */
   pongsPerPostMax: 2,
-  /** Requests of one connection to join a namespace that wait for their answer; each costs a socket meanwhile. */
-  connectsPendingMax: 16,
+  /** How long a connection may take to join a namespace, as in Socket.IO. */
+  connectTimeoutMs: 45_000,
   /** How long a polling answer may lie unread before its connection is closed, in seconds: Bun's unit, at most 255. */
   pollAnswerIdleSeconds: 30,
 

@@ -1,6 +1,5 @@
 /** The composition root: a store, a bus, the use cases, and the two faces on one port. */
 
-import { Server as SocketServer } from "socket.io";
 import { name, version } from "../package.json";
 import { createLocalBus } from "./bus/local.ts";
 import { type Chat, createChat } from "./chat/chat.ts";
@@ -13,8 +12,9 @@ import type { Log } from "./observe/log.ts";
 import { createMetrics, type Metrics } from "./observe/metrics.ts";
 import { type ChatEngine, createEngine, type EngineHost } from "./realtime/engine.ts";
 import { readConnectionsMax } from "./realtime/connections-max.ts";
-import { createFanoutAdapter } from "./realtime/fanout.ts";
-import { attachGateway, type ChatServer, createBroadcast, type Gateway } from "./realtime/gateway.ts";
+import { createFanout } from "./realtime/fanout.ts";
+import { type ChatPeer, createBroadcast, createGateway, type Gateway } from "./realtime/gateway.ts";
+import { createSocketIo } from "./realtime/socket-io.ts";
 import { openRepository } from "./repository/open.ts";
 
 export interface Service {
@@ -65,6 +65,7 @@ export async function startService(config: Config, log: Log, open = openReposito
       outboundBytesMax: config.outboundBytesMax,
       connectionsMax: await readConnectionsMax(),
       admitHandshake: (address) => chat.admission.admitHandshake(address),
+      accept: (session) => socketIo.accept(session),
       isOriginWelcome: (origin, host) => isOriginWelcome(config.origins, origin, host),
       corsOrigin: (origin, host) => {
         if (config.origins.any) return "*";
@@ -73,15 +74,12 @@ export async function startService(config: Config, log: Log, open = openReposito
       log,
       metrics,
     });
-    const io: ChatServer = new SocketServer({ serveClient: false });
-    const { webSocketOf, mayPublish } = engine;
-    io.adapter(createFanoutAdapter({ webSocketOf, mayPublish, server: () => server }));
-    io.bind(engine.engine);
+    const fanout = createFanout<ChatPeer>({ mayPublish: engine.mayPublish, server: () => server });
 
     const chat = createChat({
       repository,
       bus,
-      ...createBroadcast(io),
+      ...createBroadcast(fanout),
       rate: config.rate,
       inFlightMax: config.inFlightMax,
       now: Date.now,
@@ -90,7 +88,11 @@ export async function startService(config: Config, log: Log, open = openReposito
       log,
       metrics,
     });
-    const gateway = attachGateway({ io, chat, messageBytesMax: config.messageBytesMax, log, metrics });
+    const gateway = createGateway({ chat, fanout, messageBytesMax: config.messageBytesMax, log, metrics });
+    const socketIo = createSocketIo({
+      namespaces: new Map([["/", gateway]]),
+      connectTimeoutMs: LIMITS.connectTimeoutMs,
+    });
 
     const started = performance.now();
     const http = createHttpApp({

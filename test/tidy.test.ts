@@ -43,9 +43,9 @@ const PACKAGES: Record<string, readonly string[]> = {
   exit: ["bun:ffi"],
   main: [],
   cli: ["node:util"],
-  service: ["socket.io"],
+  service: [],
   http: ["hono", "valibot"],
-  realtime: ["socket.io", "socket.io-adapter", "@socket.io/bun-engine", "node:"],
+  realtime: ["socket.io-parser", "@socket.io/bun-engine", "node:"],
   repository: ["bun:sqlite", "mongodb", "node:", "valibot"],
 };
 

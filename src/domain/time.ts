@@ -44,5 +44,12 @@ function offsetMinutes(offset: string): number | undefined {
   return (offset[0] === "-" ? -1 : 1) * (hours * 60 + minutes);
 }
 
+// Messages that come together have the same times, mostly: the last one is worth remembering.
+let formatted: { readonly at: Millis; readonly text: string } | undefined;
+
 /** UTC with milliseconds: `2026-01-31T09:05:00.000Z`. */
-export const formatTimestamp = (at: Millis): string => new Date(at).toISOString();
+export function formatTimestamp(at: Millis): string {
+  if (formatted?.at === at) return formatted.text;
+  formatted = { at, text: new Date(at).toISOString() };
+  return formatted.text;
+}

@@ -85,13 +85,16 @@ export function parseLeaveRoom(input: unknown): LeaveRoom {
 
 const namedRoom = (input: unknown) => (typeof input === "string" ? { room: input } : input);
 
-/** The server's events, by name, with what they carry. */
-export interface ServerEvents {
-  receive_message: (message: WireMessage) => void;
-  user_joined: (presence: WirePresence) => void;
-  user_left: (presence: WirePresence) => void;
-  error: (error: WireError & { readonly event: string }) => void;
-}
+/** The server's events. */
+export const SERVER_EVENTS = {
+  /** Carries a WireMessage. */
+  receiveMessage: "receive_message",
+  /** Carry a WirePresence. */
+  userJoined: "user_joined",
+  userLeft: "user_left",
+  /** Carries a WireError and `event`, the name of the event that was refused. */
+  error: "error",
+} as const;
 
 export interface WirePresence {
   readonly room: string;
@@ -114,6 +117,12 @@ export const sentToWire = (message: Message, duplicate: boolean) => ({
   received_at: formatTimestamp(message.receivedAt),
   duplicate,
 });
+
+/** The same as JSON text: put together by hand, as there is one for each message. */
+export function encodeSent(message: Message, duplicate: boolean): string {
+  const { id, room, seq, timestamp, receivedAt } = message;
+  return `{"ok":true,"id":${JSON.stringify(id)},"room":${JSON.stringify(room)},"seq":${seq},"timestamp":"${formatTimestamp(timestamp)}","received_at":"${formatTimestamp(receivedAt)}","duplicate":${duplicate}}`;
+}
 
 /** What a join found of the past: nothing was asked for, all of it (or its beginning), or why it cannot be told. */
 export type Replay =

@@ -96,6 +96,11 @@ export const messageToWire = (message: Message | PastMessage): WireMessage => ({
   received_at: formatTimestamp(message.receivedAt),
 });
 
+/** A message as JSON text, the same as of `messageToWire`: put together by hand, as there is one for each message. */
+export function encodeMessage({ id, room, seq, userId, text, timestamp, receivedAt }: Message): string {
+  return `{"id":${JSON.stringify(id)},"room":${JSON.stringify(room)},"seq":${seq},"user_id":${JSON.stringify(userId)},"message":${JSON.stringify(text)},"timestamp":"${formatTimestamp(timestamp)}","received_at":"${formatTimestamp(receivedAt)}"}`;
+}
+
 /** A refusal as clients see it. */
 export interface WireError {
   readonly code: RefusalCode;

@@ -3,116 +3,128 @@
 import type { BunWebSocket } from "@socket.io/bun-engine";
 import { LIMITS } from "../limits.ts";
 
+export type Frame = Parameters<BunWebSocket["send"]>[0];
+
 export interface Outbox {
-  /** Stands in for the socket where the engine writes to it. */
-  gather(socket: BunWebSocket): BunWebSocket;
-  /** Hands over what was gathered. To be called before a publish, which would overtake it. */
-  flush(): void;
+  /**
+   * Sends after all that was sent to this socket before. Waits no longer than for the microtasks that are queued already
+   * (which is where the other acks of the same commit are); no more than LIMITS.gatheredBytesMax wait for one socket.
+   */
+  send(link: Link, frame: Frame): void;
+  /** Hands over what waits: for one socket, or for all. To be called before a publish, which would overtake it. */
+  flush(link?: Link): void;
 }
 
-type Frame = Parameters<BunWebSocket["send"]>[0];
+/** What a link needs to know of the session that it carries. */
+export interface Carried {
+  /** A ping went out and its pong did not come yet. */
+  isPongAwaited: boolean;
+}
+
+/** All that the engine's transport touches. */
+type Touched = "data" | "readyState" | "send" | "close";
+
+/** The engine's word for a ping, as a frame. */
+const PING = "2";
+
+/**
+ * A WebSocket as the engine's transport sees it: it stands in for the socket, so that what the engine writes is gathered too.
+ * A class for its prototype: there is one for each connection, and closures would cost each of them memory.
+ */
+export class Link<S extends Carried = Carried> implements Pick<BunWebSocket, Touched> {
+  readonly socket: BunWebSocket;
+  readonly #outbox: Outbox;
+  /** Undefined while the socket asks to take over a polling session. */
+  session: S | undefined = undefined;
+  hasProbed = false;
+
+  constructor(socket: BunWebSocket, outbox: Outbox) {
+    this.socket = socket;
+    this.#outbox = outbox;
+  }
+
+  get data() {
+    return this.socket.data;
+  }
+
+  get readyState() {
+    return this.socket.readyState;
+  }
+
+  send(frame: Frame): number {
+    if (frame === PING && this.session !== undefined) this.session.isPongAwaited = true;
+    this.#outbox.send(this, frame);
+    return roughBytes(frame);
+  }
+
+  close(code?: number, reason?: string) {
+    this.#outbox.flush(this);
+    this.socket.close(code, reason);
+  }
+}
 
 interface Gathered {
   readonly frames: Frame[];
   bytes: number;
 }
 
-/**
- * Frames to one socket keep their order. They wait no longer than for the microtasks that are queued already (which is
- * where the other acks of the same commit are), and no more than LIMITS.gatheredBytesMax of them wait.
- */
-export function createOutbox(): Outbox {
-  const waiting = new Map<BunWebSocket, Gathered>();
+/** @param onWritten hears of each socket that was written to, right after the write */
+export function createOutbox(onWritten: (link: Link) => void = () => {}): Outbox {
+  const waiting = new Map<Link, Gathered>();
   let isScheduled = false;
 
-  function handOver(socket: BunWebSocket, frames: Gathered["frames"]) {
+  function handOver(link: Link, frames: Gathered["frames"]) {
+    const { socket } = link;
     if (socket.readyState !== WebSocket.OPEN) return;
     const [only] = frames;
     if (frames.length === 1 && only !== undefined) {
       socket.send(only);
-      return;
-    }
-    socket.cork(() => {
-      for (const frame of frames) socket.send(frame);
-    });
-  }
-
-  function flushOne(socket: BunWebSocket) {
-    const gathered = waiting.get(socket);
-    if (gathered === undefined) return;
-    waiting.delete(socket);
-    handOver(socket, gathered.frames);
-  }
-
-  function flush() {
-    if (waiting.size === 0) return;
-    const all = [...waiting];
-    waiting.clear();
-    for (const [socket, { frames }] of all) handOver(socket, frames);
-  }
-
-  function send(socket: BunWebSocket, frame: Frame): number {
-    const bytes = roughBytes(frame);
-    const gathered = waiting.get(socket);
-    if (gathered === undefined) {
-      waiting.set(socket, { frames: [frame], bytes });
     } else {
-      gathered.frames.push(frame);
-      gathered.bytes += bytes;
-    }
-    if ((gathered?.bytes ?? bytes) >= LIMITS.gatheredBytesMax) {
-      flushOne(socket);
-    } else if (!isScheduled) {
-      isScheduled = true;
-      queueMicrotask(() => {
-        isScheduled = false;
-        flush();
+      socket.cork(() => {
+        for (const frame of frames) socket.send(frame);
       });
     }
-    return bytes;
+    onWritten(link);
+  }
+
+  function flush(link?: Link) {
+    if (waiting.size === 0) return;
+    if (link !== undefined) {
+      const gathered = waiting.get(link);
+      if (gathered === undefined) return;
+      waiting.delete(link);
+      handOver(link, gathered.frames);
+      return;
+    }
+    const all = [...waiting];
+    waiting.clear();
+    for (const [each, { frames }] of all) handOver(each, frames);
+  }
+
+  function flushSoon() {
+    isScheduled = false;
+    flush();
   }
 
   return {
-    gather: (socket) => new StandIn(socket, send, flushOne) as Pick<BunWebSocket, Touched> as BunWebSocket,
     flush,
+    send(link, frame) {
+      const bytes = roughBytes(frame);
+      const gathered = waiting.get(link);
+      if (gathered === undefined) {
+        waiting.set(link, { frames: [frame], bytes });
+      } else {
+        gathered.frames.push(frame);
+        gathered.bytes += bytes;
+      }
+      if ((gathered?.bytes ?? bytes) >= LIMITS.gatheredBytesMax) {
+        flush(link);
+      } else if (!isScheduled) {
+        isScheduled = true;
+        queueMicrotask(flushSoon);
+      }
+    },
   };
-}
-
-/** All that the engine's transport touches. */
-type Touched = "data" | "readyState" | "send" | "close";
-
-// A class for its prototype: there is one for each connection, and closures would cost each of them memory.
-class StandIn implements Pick<BunWebSocket, Touched> {
-  readonly #socket: BunWebSocket;
-  readonly #send: (socket: BunWebSocket, frame: Frame) => number;
-  readonly #flush: (socket: BunWebSocket) => void;
-
-  constructor(
-    socket: BunWebSocket,
-    send: (socket: BunWebSocket, frame: Frame) => number,
-    flush: (socket: BunWebSocket) => void,
-  ) {
-    this.#socket = socket;
-    this.#send = send;
-    this.#flush = flush;
-  }
-
-  get data() {
-    return this.#socket.data;
-  }
-
-  get readyState() {
-    return this.#socket.readyState;
-  }
-
-  send(frame: Frame) {
-    return this.#send(this.#socket, frame);
-  }
-
-  close(code?: number, reason?: string) {
-    this.#flush(this.#socket);
-    this.#socket.close(code, reason);
-  }
 }
 
 // Of a text its length will do: the bound is about kilobytes.

@@ -1,46 +1,102 @@
 /** The sessions of the engine: what each may still send, what waits for it, and how one is ended. */
 
 import type { BunWebSocket } from "@socket.io/bun-engine";
+import { Parser } from "@socket.io/bun-engine/dist/parser";
 import type { Socket as EngineConnection } from "@socket.io/bun-engine/dist/socket";
+import { WS } from "@socket.io/bun-engine/dist/transports/websocket";
 import { LIMITS } from "../limits.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
+import { createOutbox, Link, type Outbox } from "./engine-outbox.ts";
 import type { PayloadCount } from "./polling-post.ts";
 
+/** Engine.IO's packet types, as the first character of a frame. */
 const PING_CHAR = "2".charCodeAt(0);
 const PONG_CHAR = "3".charCodeAt(0);
 const MESSAGE_CHAR = "4".charCodeAt(0);
-/** Socket.IO's packet types behind it: a request to join a namespace and its yes; its no. */
-const CONNECT_CHAR = "0".charCodeAt(0);
-const CONNECT_ERROR_CHAR = "4".charCodeAt(0);
+const PONG = { type: "pong" } as const;
 
-/** One Engine.IO session, from its handshake to its end. */
-export interface Session {
-  readonly conn: EngineConnection;
-  /** Set from the handshake or the upgrade on. */
-  socket: BunWebSocket | undefined;
-  /** A ping is in the write buffer, and the client has not seen it yet. */
-  isPingQueued: boolean;
-  /** A ping went out and its pong did not come yet. */
-  isPongAwaited: boolean;
-  /** A POST is being read. */
-  isPosting: boolean;
-  /** Requests to join a namespace that were not answered yet. */
-  connectsPending: number;
-  /** Bytes in the write buffer; counted only while the session polls, a WebSocket knows its own. */
-  queuedBytes: number;
-  /** Its end is decided. */
-  isDoomed: boolean;
-  /** Engine.IO's word for how it ended; undefined while it lives. */
-  closeReason: string | undefined;
+/** Takes what a client says, one message at a time and in order. Never throws. */
+export interface Receiver {
+  /** A text message; it begins at `at`, what is before it is the engine's. */
+  onText(text: string, at: number): void;
+  onBinary(bytes: Uint8Array): void;
+  /** From now on the session has a WebSocket; what was queued for polling goes out right after this. */
+  onUpgrade(): void;
+  onClose(reason: string): void;
 }
 
-/** What is known of a WebSocket beside its transport. */
-interface Link {
-  readonly socket: BunWebSocket;
-  /** Undefined while the socket asks to take over a polling session. */
-  session: Session | undefined;
-  hasProbed: boolean;
+/** A session as those above the engine see it. */
+export interface EngineSession {
+  readonly id: string;
+  /** The engine's own connection, a name for the session. */
+  readonly conn: EngineConnection;
+  /** Set from the handshake or the upgrade on. */
+  readonly socket: BunWebSocket | undefined;
+  /** Writes a message: a frame of Engine.IO's type `message` (it begins with `4`). Nothing happens once it is closed. */
+  sendText(frame: string): void;
+  sendBinary(bytes: Uint8Array): void;
+  /** Closes it; a polling client fetches first what waits for it. */
+  close(): void;
+}
+
+/** One Engine.IO session, from its handshake to its end. A class for its prototype, as Link. */
+export class Session implements EngineSession {
+  readonly conn: EngineConnection;
+  readonly #outbox: Outbox;
+  link: Link<Session> | undefined = undefined;
+  receiver: Receiver | undefined = undefined;
+  /** A ping is in the write buffer, and the polling client has not seen it yet. */
+  isPingQueued = false;
+  /** A ping went out and its pong did not come yet. */
+  isPongAwaited = false;
+  /** A POST is being read. */
+  isPosting = false;
+  /** Its end is decided. */
+  isDoomed = false;
+  /** Bytes in the write buffer; counted only while the session polls, a WebSocket knows its own. */
+  queuedBytes = 0;
+  /** Engine.IO's word for how it ended; undefined while it lives. */
+  closeReason: string | undefined = undefined;
+
+  constructor(conn: EngineConnection, outbox: Outbox) {
+    this.conn = conn;
+    this.#outbox = outbox;
+  }
+
+  get id() {
+    return this.conn.id;
+  }
+
+  get socket() {
+    return this.link?.socket;
+  }
+
+  sendText(frame: string) {
+    if (this.conn.readyState !== "open") return;
+    if (this.link === undefined) this.conn.write(frame.slice(1));
+    else this.#outbox.send(this.link, frame);
+  }
+
+  sendBinary(bytes: Uint8Array) {
+    if (this.conn.readyState !== "open") return;
+    if (this.link === undefined) this.conn.write(bytes as Buffer);
+    else this.#outbox.send(this.link, bytes as Uint8Array<ArrayBuffer>);
+  }
+
+  close() {
+    this.conn.close();
+  }
+
+  get backlogBytes() {
+    return this.link === undefined ? this.queuedBytes : this.link.socket.getBufferedAmount();
+  }
+}
+
+/** What stands in for the socket of a transport; undefined where it has none. */
+function linkOf(transport: EngineConnection["transport"]): Link<Session> | undefined {
+  const link: unknown = transport instanceof WS ? transport["socket"] : undefined;
+  return link instanceof Link ? (link as Link<Session>) : undefined;
 }
 
 interface CreatedPacket {
@@ -51,7 +107,9 @@ interface CreatedPacket {
 export interface SessionsDeps {
   /** What may wait unread for one session before it is ended. */
   readonly outboundBytesMax: number;
-  /** Told of every session that ends, before others that listen for it. */
+  /** Who takes what a new session says. */
+  readonly accept: (session: EngineSession) => Receiver;
+  /** Told of every session that ends, before its receiver. */
   readonly onEnd: (sid: string) => void;
   readonly log: Log;
   readonly metrics: Metrics;
@@ -59,15 +117,21 @@ export interface SessionsDeps {
 
 export type Sessions = ReturnType<typeof createSessions>;
 
-export function createSessions({ outboundBytesMax, onEnd, log, metrics }: SessionsDeps) {
+export function createSessions({ outboundBytesMax, accept, onEnd, log, metrics }: SessionsDeps) {
   const alive = new Map<string, Session>();
-  const linkOf = new WeakMap<object, Link>();
+  const outbox = createOutbox(({ session }) => {
+    if (session !== undefined) endIfSlow(session as Session);
+  });
 
+  // From here on its frames come straight to us (see `message`), and its transport tells nobody anything that we do not
+  // tell: the engine's listeners would cost each connection half a kilobyte.
   function takeSocket(session: Session) {
-    const link = linkOf.get(session.conn.transport);
+    const { transport } = session.conn;
+    const link = linkOf(transport);
     if (link === undefined) return;
     link.session = session;
-    session.socket = link.socket;
+    session.link = link;
+    transport.off();
   }
 
   // At once, without waiting for its client to read. In a microtask: whoever writes to a room must not find members
@@ -75,25 +139,24 @@ export function createSessions({ outboundBytesMax, onEnd, log, metrics }: Sessio
   function end(session: Session) {
     session.isDoomed = true;
     queueMicrotask(() => {
-      if (session.socket === undefined) session.conn.transport.close();
-      else session.socket.terminate();
+      if (session.link === undefined) session.conn.transport.close();
+      else session.link.socket.terminate();
     });
   }
 
-  const backlogOf = ({ socket, queuedBytes }: Session) =>
-    socket === undefined ? queuedBytes : socket.getBufferedAmount();
-
   function endIfSlow(session: Session) {
-    if (session.isDoomed || backlogOf(session) <= outboundBytesMax) return;
+    if (session.isDoomed) return;
+    const waiting = session.backlogBytes;
+    if (waiting <= outboundBytesMax) return;
     metrics.count("slow_clients_disconnected_total");
-    log.info("slow_client_disconnected", { sid: session.conn.id, waiting_bytes: backlogOf(session) });
+    log.info("slow_client_disconnected", { sid: session.id, waiting_bytes: waiting });
     end(session);
   }
 
   function endForAbuse(session: Session, reason: string) {
     if (session.isDoomed) return;
     metrics.count("engine_abuse_closed_total");
-    log.info("engine_abuse_closed", { sid: session.conn.id, reason });
+    log.info("engine_abuse_closed", { sid: session.id, reason });
     end(session);
   }
 
@@ -105,19 +168,19 @@ export function createSessions({ outboundBytesMax, onEnd, log, metrics }: Sessio
   }
 
   // Each probe arms a timer for ever: the engine gets one.
-  function admitsProbe(link: Link): boolean {
+  function admitsProbe(link: Link<Session>): boolean {
     const { hasProbed } = link;
     link.hasProbed = true;
     if (hasProbed) link.socket.terminate();
     return !hasProbed;
   }
 
-  // Until the first request is answered each makes a socket of its own, and a middleware may take its time to answer.
-  function admitsConnects(session: Session, count: number): boolean {
-    session.connectsPending += count;
-    if (session.connectsPending <= LIMITS.connectsPendingMax) return true;
-    endForAbuse(session, "too_many_connects");
-    return false;
+  /** Anything but a message or a pong: the end, or what no client should send. */
+  function takeControl(session: Session, frame: string) {
+    const packet = Parser.decodePacket(frame);
+    if (packet.type === "close") session.link?.close();
+    else if (packet.type === "message") session.receiver?.onBinary(packet.data as unknown as Uint8Array);
+    else session.conn["onPacket"](packet);
   }
 
   // What hears of a connection is made once for all of them and finds its session by itself: closures for each would cost
@@ -125,20 +188,25 @@ export function createSessions({ outboundBytesMax, onEnd, log, metrics }: Sessio
 
   const sessionOf = ({ id }: EngineConnection) => alive.get(id);
 
+  function onData(this: EngineConnection, data: string | Buffer) {
+    const receiver = sessionOf(this)?.receiver;
+    if (typeof data === "string") receiver?.onText(data, 0);
+    else receiver?.onBinary(data);
+  }
+
   function onUpgrade(this: EngineConnection) {
     const session = sessionOf(this);
-    if (session !== undefined) takeSocket(session);
+    if (session === undefined) return;
+    takeSocket(session);
+    for (const [event, listener] of POLLING_LISTENERS) this.off(event as "data", listener as () => void);
+    session.queuedBytes = 0;
+    session.receiver?.onUpgrade();
   }
 
   function onPacketCreate(this: EngineConnection, { type, data }: CreatedPacket) {
     const session = sessionOf(this);
     if (session === undefined) return;
     if (type === "ping") session.isPingQueued = true;
-    if (session.connectsPending > 0 && typeof data === "string") {
-      const kind = data.charCodeAt(0);
-      if (kind === CONNECT_CHAR || kind === CONNECT_ERROR_CHAR) session.connectsPending--;
-    }
-    if (session.socket !== undefined) return;
     session.queuedBytes += 1 + (typeof data === "string" ? Buffer.byteLength(data) : (data?.byteLength ?? 0));
     endIfSlow(session);
   }
@@ -152,79 +220,89 @@ export function createSessions({ outboundBytesMax, onEnd, log, metrics }: Sessio
       session.isPongAwaited = true;
     }
     session.queuedBytes = 0;
-    if (session.socket !== undefined) endIfSlow(session);
   }
 
   function onClose(this: EngineConnection, reason: string) {
     const session = sessionOf(this);
-    if (session !== undefined) session.closeReason = reason;
     alive.delete(this.id);
     onEnd(this.id);
+    if (session === undefined) return;
+    session.closeReason = reason;
+    session.receiver?.onClose(reason);
   }
+
+  /** What is heard of a session only while it polls. */
+  const POLLING_LISTENERS = [
+    ["upgrade", onUpgrade],
+    ["data", onData],
+    ["packetCreate", onPacketCreate],
+    ["drain", onDrain],
+  ] as const;
 
   return {
     end,
     endForAbuse,
-    backlogOf,
     admitsPong,
+    flush: () => outbox.flush(),
     bySid: (sid: string) => alive.get(sid),
-    byConnection: (connection: object) => sessionOf(connection as EngineConnection),
     all: () => alive.values(),
     count: () => alive.size,
 
     /** Takes a new session in, with the WebSocket it began with. */
     adopt(conn: EngineConnection) {
-      const session: Session = {
-        conn,
-        socket: undefined,
-        isPingQueued: false,
-        isPongAwaited: false,
-        isPosting: false,
-        connectsPending: 0,
-        queuedBytes: 0,
-        isDoomed: false,
-        closeReason: undefined,
-      };
+      const session = new Session(conn, outbox);
       alive.set(conn.id, session);
       takeSocket(session);
-      if (session.socket === undefined) conn.on("upgrade", onUpgrade);
-      conn.on("packetCreate", onPacketCreate);
-      conn.on("drain", onDrain);
+      if (session.link === undefined) {
+        for (const [event, listener] of POLLING_LISTENERS) conn.on(event as "data", listener as () => void);
+      }
       conn.on("close", onClose);
+      session.receiver = accept(session);
     },
 
-    /** Remembers a WebSocket until a session takes it. */
-    link(socket: BunWebSocket) {
-      linkOf.set(socket.data.transport, { socket, session: undefined, hasProbed: false });
-    },
+    /** What the engine is to see of a WebSocket that has opened. A session takes it now, or when it has upgraded. */
+    link: (socket: BunWebSocket) =>
+      new Link<Session>(socket, outbox) as Pick<
+        BunWebSocket,
+        keyof Link & keyof BunWebSocket
+      > as BunWebSocket,
 
-    /** Whether the engine may see this frame. */
-    admitsFrame(socket: BunWebSocket, frame: string): boolean {
-      const first = frame.charCodeAt(0);
-      // Nearly every frame is a message that is no request to join: nothing is looked up for it.
-      if (first === MESSAGE_CHAR && frame.charCodeAt(1) !== CONNECT_CHAR) return true;
-      const link = linkOf.get(socket.data.transport);
-      if (link === undefined) return true;
+    /** Whether a session has taken this WebSocket. */
+    isTaken: (socket: BunWebSocket) => linkOf(socket.data.transport)?.session !== undefined,
+
+    /** Takes a frame of a session's WebSocket; false when the engine is to have it. */
+    takes(socket: BunWebSocket, frame: string | Buffer): boolean {
+      const link = linkOf(socket.data.transport);
+      if (link === undefined) return false;
       const { session } = link;
-      if (session === undefined) return first !== PING_CHAR || admitsProbe(link);
-      if (first === PONG_CHAR) return admitsPong(session);
-      if (first === MESSAGE_CHAR) return admitsConnects(session, 1);
+      if (session === undefined) {
+        const isProbe = typeof frame === "string" && frame.charCodeAt(0) === PING_CHAR;
+        return isProbe && !admitsProbe(link);
+      }
+      if (session.conn.readyState !== "open") return true;
+      if (typeof frame !== "string") session.receiver?.onBinary(frame);
+      else if (frame.charCodeAt(0) === MESSAGE_CHAR) session.receiver?.onText(frame, 1);
+      else if (frame.charCodeAt(0) !== PONG_CHAR) takeControl(session, frame);
+      else if (admitsPong(session)) session.conn["onPacket"](PONG);
       return true;
     },
 
+    /** A WebSocket has closed: ends the session that it carries. */
+    closed(socket: BunWebSocket) {
+      linkOf(socket.data.transport)?.session?.conn["onClose"]("transport close");
+    },
+
     /** Whether the engine may see a polling payload of so many packets; the session is ended where not. */
-    admitsPayload(session: Session, { packets, pongs, connects }: PayloadCount): boolean {
-      if (packets > LIMITS.packetsPerPostMax || pongs > LIMITS.pongsPerPostMax) {
-        endForAbuse(session, "too_many_packets");
-        return false;
-      }
-      return admitsConnects(session, connects);
+    admitsPayload(session: Session, { packets, pongs }: PayloadCount): boolean {
+      if (packets <= LIMITS.packetsPerPostMax && pongs <= LIMITS.pongsPerPostMax) return true;
+      endForAbuse(session, "too_many_packets");
+      return false;
     },
 
     /** Ends every WebSocket session for which too much waits; one that polls is looked at whenever it is written to. */
     endSlow() {
       for (const session of alive.values()) {
-        if (session.socket !== undefined) endIfSlow(session);
+        if (session.link !== undefined) endIfSlow(session);
       }
     },
   };

@@ -12,9 +12,8 @@ import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import { errorToWire } from "../protocol/events.ts";
 import { FAULTS, type Fault, faultOf, isHandshake } from "./engine-request.ts";
-import { createSessions, type Session } from "./engine-session.ts";
+import { createSessions, type EngineSession, type Receiver, type Session } from "./engine-session.ts";
 import { countPayload, readPostBody, withoutStrayPongs } from "./polling-post.ts";
-import { createOutbox } from "./engine-outbox.ts";
 import { createPublishMeter } from "./publish-meter.ts";
 
 export interface EngineOptions {
@@ -30,6 +29,8 @@ export interface EngineOptions {
   readonly connectionsMax: number;
   /** Lets a new session from this address in; throws the refusal where not. Asked last. */
   readonly admitHandshake: (address: string) => void;
+  /** Who takes what a new session says. */
+  readonly accept: (session: EngineSession) => Receiver;
   /** Whether a request with this `Origin` and `Host` may open a session or write to one. */
   readonly isOriginWelcome: (origin: string | null, host: string | null) => boolean;
   /** The value of `Access-Control-Allow-Origin`, undefined where no grant is given. */
@@ -38,13 +39,10 @@ export interface EngineOptions {
   readonly metrics: Metrics;
 }
 
-/** A connection's WebSocket, and the server that carries it, for those who must not know the engine's library. */
-export type EngineSocket = BunWebSocket;
+/** The server that carries the engine, for those who must not know the engine's library. */
 export type EngineHost = Bun.Server<WebSocketData>;
 
 export interface ChatEngine {
-  /** For `io.bind()`. */
-  readonly engine: BunEngine;
   /** For `Bun.serve`. */
   readonly websocket: Bun.WebSocketHandler<WebSocketData>;
   /** For `Bun.serve`, whose own 413 closes no session: well above the ceiling that `handle` keeps by itself. */
@@ -53,10 +51,6 @@ export interface ChatEngine {
   serves(request: Request): boolean;
   /** Answers everything under the path; never rejects. */
   handle(request: Request, server: Bun.Server<WebSocketData>): Promise<Response>;
-  /** The WebSocket of a connection; undefined while it polls. */
-  webSocketOf(connection: object): BunWebSocket | undefined;
-  /** What waits unread for a connection. */
-  bufferedBytes(connection: object): number;
   /** Whether `bytes` may go to a topic now; counts them when so. False: write to each connection instead. */
   mayPublish(bytes: number): boolean;
   /** From now on a new session is answered 503 `draining`; those that exist go on. */
@@ -75,9 +69,7 @@ const IDLE_SECONDS_MAX = 255;
 /** Asked anew after each await: it changes meanwhile. */
 const reasonOf = (session: Session) => session.closeReason;
 
-/** `io.close()` closes the engine, which would go on taking handshakes; there is no event for it. */
-class ClosableEngine extends BunEngine {
-  isClosed = false;
+class GuardedEngine extends BunEngine {
   /**
    * The engine's own listener for a connection's end lives in the scope of the handshake and keeps the request, its URL
    * and its headers for as long as the connection lives: some kilobytes each. Called before anybody else listens for it;
@@ -89,28 +81,23 @@ class ClosableEngine extends BunEngine {
   forget(sid: string) {
     this["clients"].delete(sid);
   }
-  override close() {
-    this.isClosed = true;
-    super.close();
-  }
 }
 
 export function createEngine(options: EngineOptions): ChatEngine {
   const { path = "/socket.io/", pingIntervalMs, pingTimeoutMs, frameBytesMax, outboundBytesMax } = options;
-  const { connectionsMax, admitHandshake, isOriginWelcome, corsOrigin, log, metrics } = options;
+  const { connectionsMax, admitHandshake, accept, isOriginWelcome, corsOrigin, log, metrics } = options;
 
   const sessions = createSessions({
     outboundBytesMax,
+    accept,
     onEnd: (sid) => engine.forget(sid),
     log,
     metrics,
   });
-  const outbox = createOutbox();
   const meter = createPublishMeter(sessions.endSlow);
-  const addressOf = new WeakMap<Request, string>();
   let isDraining = false;
 
-  const engine = new ClosableEngine({
+  const engine = new GuardedEngine({
     path,
     pingInterval: pingIntervalMs,
     pingTimeout: pingTimeoutMs,
@@ -119,11 +106,10 @@ export function createEngine(options: EngineOptions): ChatEngine {
       for (const [name, value] of answerHeaders(request)) headers.set(name, value);
     },
   });
-  engine.on("connection", (conn, request) => {
+  engine.on("connection", (conn) => {
     engine.dropOwnListener(conn);
-    // socket.io reads both for `handshake`; the engine knows no address and looks for "https" where "https:" stands.
-    Object.assign(conn, { remoteAddress: addressOf.get(request) });
-    conn.request.connection.encrypted = request.url.startsWith("https:");
+    // Nobody reads how a connection came once it is let in: a browser's headers would be kept as long as it stays.
+    Object.assign(conn, { request: undefined });
     sessions.adopt(conn);
   });
 
@@ -161,14 +147,12 @@ export function createEngine(options: EngineOptions): ChatEngine {
 
   /** Lets a new session in; throws the refusal where not. */
   function admitSession(request: Request, server: Bun.Server<WebSocketData>) {
-    if (isDraining || engine.isClosed) throw new ChatError("draining");
+    if (isDraining) throw new ChatError("draining");
     if (sessions.count() >= connectionsMax) {
       metrics.count("handshakes_overloaded_total");
       throw new ChatError("overloaded", { retryAfterMs: FULL_RETRY_MS });
     }
-    const address = server.requestIP(request)?.address;
-    admitHandshake(address ?? "");
-    if (address !== undefined) addressOf.set(request, address.replace(/^::ffff:(?=\d+\.)/i, ""));
+    admitHandshake(server.requestIP(request)?.address ?? "");
   }
 
   function preflight(request: Request): Response {
@@ -199,7 +183,7 @@ export function createEngine(options: EngineOptions): ChatEngine {
       method,
       upgrade: headers.get("upgrade"),
       query,
-      session: session && (session.socket === undefined ? "polling" : "websocket"),
+      session: session && (session.link === undefined ? "polling" : "websocket"),
     });
     if (fault !== undefined) return refuse(request, 400, fault);
     if (session === undefined) {
@@ -282,26 +266,28 @@ export function createEngine(options: EngineOptions): ChatEngine {
 
   function open(socket: BunWebSocket) {
     const { transport } = socket.data;
-    sessions.link(socket);
-    engine.onWebSocketOpen(outbox.gather(socket));
+    engine.onWebSocketOpen(sessions.link(socket));
     // The engine takes a socket in the call that opened it; where its session ended meanwhile, nobody did.
     queueMicrotask(() => {
-      if (transport.listeners("packet").length === 0 && socket.readyState === WebSocket.OPEN)
-        socket.terminate();
+      const isNobodys = !sessions.isTaken(socket) && transport.listeners("packet").length === 0;
+      if (isNobodys && socket.readyState === WebSocket.OPEN) socket.terminate();
     });
   }
 
   function message(socket: BunWebSocket, frame: string | Buffer) {
-    if (typeof frame === "string" && !sessions.admitsFrame(socket, frame)) return;
-    engine.onWebSocketMessage(socket, frame);
+    if (!sessions.takes(socket, frame)) engine.onWebSocketMessage(socket, frame);
+  }
+
+  function closed(socket: BunWebSocket, code: number, reason: string) {
+    engine.onWebSocketClose(socket, code, reason);
+    sessions.closed(socket);
   }
 
   return {
-    engine,
     websocket: {
       open,
       message,
-      close: (socket, code, reason) => engine.onWebSocketClose(socket, code, reason),
+      close: closed,
       maxPayloadLength: frameBytesMax,
       // Never reached: see PublishMeter. Twice what a turn may publish, as one turn's may still be unflushed.
       backpressureLimit: outboundBytesMax + 2 * LIMITS.publishedUnflushedBytesMax,
@@ -319,13 +305,8 @@ export function createEngine(options: EngineOptions): ChatEngine {
         return refuse(request, 400, FAULTS.badRequest);
       }
     },
-    webSocketOf: (connection) => sessions.byConnection(connection)?.socket,
-    bufferedBytes(connection) {
-      const session = sessions.byConnection(connection);
-      return session === undefined ? 0 : sessions.backlogOf(session);
-    },
     mayPublish(bytes) {
-      outbox.flush();
+      sessions.flush();
       return meter.mayPublish(bytes);
     },
     refuseHandshakes() {
@@ -335,6 +316,7 @@ export function createEngine(options: EngineOptions): ChatEngine {
       for (const { conn } of sessions.all()) yield conn;
     },
     close() {
+      isDraining = true;
       meter.stop();
       engine.close();
     },

@@ -3,18 +3,17 @@
  * A new event is one schema (protocol/events.ts), one entry of EVENTS, one use case (chat/).
  */
 
-import type { Server as SocketServer, Socket } from "socket.io";
 import { ANONYMOUS } from "../auth/viewer.ts";
 import type { Chat } from "../chat/chat.ts";
 import type { Deliver, Dismiss } from "../chat/feeds.ts";
 import type { Announce } from "../chat/rooms.ts";
 import type { Session } from "../chat/session.ts";
-import type { RoomName } from "../domain/ids.ts";
 import { asChatError, ChatError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import {
+  encodeSent,
   errorToWire,
   joinedToWire,
   leftToWire,
@@ -22,46 +21,48 @@ import {
   parseLeaveRoom,
   parseSendMessage,
   presenceToWire,
-  type ServerEvents,
-  sentToWire,
+  SERVER_EVENTS,
 } from "../protocol/events.ts";
-import { messageToWire } from "../protocol/wire.ts";
+import { encodeMessage } from "../protocol/wire.ts";
+import type { Fanout } from "./fanout.ts";
+import { eventFrame, type Namespace, type Peer } from "./socket-io.ts";
 
-type Nothing = Record<never, never>;
-export type ChatServer = SocketServer<Nothing, ServerEvents, Nothing, Connection>;
-type ChatSocket = Socket<Nothing, ServerEvents, Nothing, Connection>;
-
-/** Socket.IO's name of a room of ours; the prefix keeps rooms apart from the room that every socket has for itself. */
-const topicOf = (room: RoomName) => `room:${room}`;
+/** A connection in Socket.IO's sense, with what we know of it. */
+export type ChatPeer = Peer<Connection>;
 
 /** How members are reached: each message is encoded once for the whole room, in the tick of the call. */
-export function createBroadcast(io: ChatServer): { deliver: Deliver; announce: Announce; dismiss: Dismiss } {
+export function createBroadcast(fanout: Fanout<ChatPeer>): {
+  deliver: Deliver;
+  announce: Announce;
+  dismiss: Dismiss;
+} {
   return {
     deliver(room, messages) {
-      const members = io.to(topicOf(room));
-      for (const message of messages) members.emit("receive_message", messageToWire(message));
+      for (const message of messages)
+        fanout.publish(room, eventFrame(SERVER_EVENTS.receiveMessage, encodeMessage(message)));
     },
     announce({ kind, room, userId }, at, exceptConnection) {
-      io.to(topicOf(room))
-        .except(exceptConnection)
-        .emit(kind === "joined" ? "user_joined" : "user_left", presenceToWire(room, userId, at));
+      const name = kind === "joined" ? SERVER_EVENTS.userJoined : SERVER_EVENTS.userLeft;
+      const json = JSON.stringify(presenceToWire(room, userId, at));
+      // Only small rooms are told.
+      const except = [...fanout.members(room)].find(({ id }) => id === exceptConnection);
+      fanout.publish(room, eventFrame(name, json), except);
     },
     dismiss(room) {
-      for (const id of [...(io.of("/").adapter.rooms.get(topicOf(room)) ?? [])]) {
-        // The transport, not the socket: a client comes back from that by itself.
-        io.of("/").sockets.get(id)?.conn.close();
-      }
+      // The transport, not the socket: a client comes back from that by itself.
+      for (const { session } of [...fanout.members(room)]) session.close();
     },
   };
 }
 
-type Ack = (answer: unknown) => void;
+/** Answers an event with JSON text; undefined where the client waits for no answer. */
+type Ack = ((json: string) => void) | undefined;
 
 /** What an event does once its payload is parsed. Throwing refuses. */
-type Act = (connection: Connection, ack: Ack | undefined) => Promise<void> | void;
+type Act = (connection: Connection, ack: Ack) => Promise<void> | void;
 
 interface Connection {
-  readonly socket: ChatSocket;
+  readonly peer: ChatPeer;
   readonly session: Session;
   /** What came after a join that is still under way, oldest first; null when none is. */
   waiting: Incoming[] | null;
@@ -70,12 +71,12 @@ interface Connection {
 interface Incoming {
   readonly event: string;
   readonly act: Act;
-  readonly ack: Ack | undefined;
+  readonly ack: Ack;
 }
 
 interface GatewayOptions {
-  readonly io: ChatServer;
   readonly chat: Chat;
+  readonly fanout: Fanout<ChatPeer>;
   readonly messageBytesMax: number;
   readonly log: Log;
   readonly metrics: Metrics;
@@ -86,7 +87,7 @@ interface House extends GatewayOptions {
   readonly leaving: WeakSet<object>;
 }
 
-export interface Gateway {
+export interface Gateway extends Namespace<Connection> {
   /** From now on this connection's events are answered `draining`; those that were taken go on to their answers. */
   letGo(connection: object): void;
 }
@@ -97,29 +98,29 @@ const EVENTS = {
     const command = parseSendMessage(payload, messageBytesMax);
     return async ({ session }, ack) => {
       const { message, duplicate } = await chat.send.fromSession(session, command);
-      ack?.(sentToWire(message, duplicate));
+      ack?.(encodeSent(message, duplicate));
     };
   },
 
-  join_room({ chat }, payload) {
+  join_room({ chat, fanout }, payload) {
     const command = parseJoinRoom(payload);
     return (connection, ack) => {
-      const { socket, session } = connection;
+      const { peer, session } = connection;
       connection.waiting = [];
       // The ack goes out and the subscription begins in one tick, so no live message comes before the ack.
       return chat.rooms.join(session, command, ({ room, head, replay }) => {
-        ack?.(joinedToWire(room, head, replay));
-        socket.join(topicOf(room));
+        ack?.(JSON.stringify(joinedToWire(room, head, replay)));
+        fanout.join(peer, room);
       });
     };
   },
 
-  leave_room({ chat }, payload) {
+  leave_room({ chat, fanout }, payload) {
     const command = parseLeaveRoom(payload);
-    return ({ socket, session }, ack) => {
+    return ({ peer, session }, ack) => {
       chat.rooms.leave(session, command);
-      socket.leave(topicOf(command.room));
-      ack?.(leftToWire(command.room));
+      fanout.leave(peer, command.room);
+      ack?.(JSON.stringify(leftToWire(command.room)));
     };
   },
 } satisfies Record<string, (gateway: GatewayOptions, payload: unknown) => Act>;
@@ -131,57 +132,41 @@ function actOf(gateway: GatewayOptions, event: string, payload: unknown): Act {
   return EVENTS[event as ClientEvent](gateway, payload);
 }
 
-/** Lets connections in. Handlers are there before the first await, or a client's first events would vanish. */
-export function attachGateway(options: GatewayOptions): Gateway {
+/** What happens to whoever connects to the default namespace. */
+export function createGateway(options: GatewayOptions): Gateway {
   const gateway: House = { ...options, leaving: new WeakSet() };
-  // Made once for all connections, which are found by their socket: closures for each would cost each memory.
-
-  function onAny(this: ChatSocket, name: unknown, ...args: unknown[]) {
-    const connection = this.data;
-    const last = args.at(-1);
-    const ack = typeof last === "function" ? (last as Ack) : undefined;
-    const payload = ack !== undefined && args.length === 1 ? undefined : args[0];
-    const event = String(name).slice(0, LIMITS.eventNameCharsMax).toWellFormed();
-    try {
-      receive(gateway, connection, { event, act: actOf(gateway, event, payload), ack });
-    } catch (thrown) {
-      refuse(gateway, connection, { event, ack }, thrown);
-    }
-  }
-
-  function onDisconnect(this: ChatSocket) {
-    this.data.waiting = null;
-    gateway.chat.rooms.end(this.data.session);
-  }
-
-  gateway.io.on("connection", (socket) => {
-    socket.data = { socket, session: gateway.chat.connect(socket.id, ANONYMOUS), waiting: null };
-    forgetHandshake(socket);
-    socket.onAny(onAny);
-    socket.on("disconnect", onDisconnect);
-  });
+  const { chat, fanout } = options;
   return {
+    events: new Set(Object.keys(EVENTS)),
+
+    admit: (peer) => ({ peer, session: chat.connect(peer.id, ANONYMOUS), waiting: null }),
+
+    onEvent(peer, name, [payload], ackId) {
+      const event = String(name).slice(0, LIMITS.eventNameCharsMax).toWellFormed();
+      const ack = ackId === undefined ? undefined : (json: string) => peer.ackJson(ackId, json);
+      try {
+        receive(gateway, peer.data, { event, act: actOf(gateway, event, payload), ack });
+      } catch (thrown) {
+        refuse(gateway, peer.data, { event, ack }, thrown);
+      }
+    },
+
+    onUpgrade: (peer) => fanout.upgraded(peer, peer.data.session.rooms),
+
+    onDisconnect(peer) {
+      const { session } = peer.data;
+      peer.data.waiting = null;
+      for (const room of session.rooms) fanout.leave(peer, room);
+      chat.rooms.end(session);
+    },
+
     letGo: (connection) => void gateway.leaving.add(connection),
   };
 }
 
-const NO_HANDSHAKE = Object.freeze({ auth: Object.freeze({}), headers: Object.freeze({}) });
-const NO_REQUEST = Object.freeze({
-  url: "",
-  headers: Object.freeze({}),
-  _query: Object.freeze({}),
-  connection: Object.freeze({ encrypted: false }),
-});
-
-/** Nobody reads how a connection came once it is let in: a browser's headers would be kept as long as it stays. */
-function forgetHandshake(socket: ChatSocket): void {
-  Object.assign(socket, { handshake: NO_HANDSHAKE });
-  Object.assign(socket.conn, { request: NO_REQUEST });
-}
-
 /** One connection's events take effect in the order in which it emitted them: what follows a join waits for it. */
 function receive(gateway: House, connection: Connection, incoming: Incoming): void {
-  if (gateway.leaving.has(connection.socket.conn)) throw new ChatError("draining");
+  if (gateway.leaving.has(connection.peer.session.conn)) throw new ChatError("draining");
   if (connection.waiting === null) {
     void take(gateway, connection, incoming);
   } else if (connection.waiting.length < LIMITS.eventsBehindJoinMax) {
@@ -216,13 +201,13 @@ function resume(gateway: House, connection: Connection): void {
 
 function refuse(
   { log }: GatewayOptions,
-  { socket }: Connection,
+  { peer }: Connection,
   { event, ack }: Pick<Incoming, "event" | "ack">,
   thrown: unknown,
 ): void {
   const error = asChatError(thrown);
   if (error.code === "internal") log.error("event_failed", { event, error: error.details.cause });
   const wire = errorToWire(error);
-  if (ack !== undefined) ack({ ok: false, error: wire });
-  else socket.emit("error", { ...wire, event });
+  if (ack !== undefined) ack(JSON.stringify({ ok: false, error: wire }));
+  else peer.emit(SERVER_EVENTS.error, { ...wire, event });
 }

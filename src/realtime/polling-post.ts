@@ -5,8 +5,6 @@ import { LIMITS } from "../limits.ts";
 /** What ends a packet in a payload, the ASCII record separator. */
 const SEPARATOR = 0x1e;
 const PONG = 0x33;
-const MESSAGE = 0x34;
-const CONNECT = 0x30;
 
 export type PostBody =
   | { readonly kind: "whole"; readonly bytes: Uint8Array }
@@ -53,17 +51,14 @@ export async function readPostBody(
 export interface PayloadCount {
   readonly packets: number;
   readonly pongs: number;
-  /** Requests to join a namespace. */
-  readonly connects: number;
 }
 
 /** Counts a payload's packets without decoding one; stops one past the ceiling of either kind. */
 export function countPayload(bytes: Uint8Array): PayloadCount {
-  const count = { packets: 0, pongs: 0, connects: 0 };
+  const count = { packets: 0, pongs: 0 };
   for (let at = 0; ;) {
     count.packets++;
     if (bytes[at] === PONG) count.pongs++;
-    if (bytes[at] === MESSAGE && bytes[at + 1] === CONNECT) count.connects++;
     if (count.packets > LIMITS.packetsPerPostMax || count.pongs > LIMITS.pongsPerPostMax) return count;
     const end = bytes.indexOf(SEPARATOR, at);
     if (end === -1) return count;
