@@ -3,7 +3,7 @@
 import { join } from "node:path";
 import { FROM_SOURCE } from "../fixture/program.ts";
 
-export type ContenderName = "ours" | "stock" | "stock-tx" | "bare" | "bare-cork" | "memory";
+export type ContenderName = "ours" | "stock" | "stock-tx" | "bare" | "bare-cork" | "memory" | "bare-page";
 
 export interface Contender {
   readonly what: string;
@@ -43,6 +43,11 @@ export const CONTENDERS: Readonly<Record<ContenderName, Contender>> = {
   memory: {
     what: "ours with a store that keeps messages in memory only: the same stack without a disk",
     command: server("memory.ts"),
+    storeless: true,
+  },
+  "bare-page": {
+    what: "the limit over HTTP: Bun.serve that returns the same bytes each time",
+    command: server("bare-page.ts"),
     storeless: true,
   },
 };
