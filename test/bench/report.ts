@@ -20,6 +20,8 @@ export interface Verdict extends Bound {
   readonly subject: ContenderName;
   /** The subject's figure, or its ratio to that of the one it is held against. */
   readonly found: Spread;
+  /** Digits that it is shown with. */
+  readonly digits: Figure["digits"];
   /** Whether others took enough of the cores for it to mean little. */
   readonly disturbed: boolean;
   readonly met: boolean;
@@ -96,7 +98,9 @@ export function reportOn({ kind, ...scenario }: Scenario, runs: readonly Run[]):
     if (found === null) return [];
     const disturbed = [subject, against ?? subject].some((name) => isDisturbed(shares(name)));
     const met = found.median >= atLeast && found.median <= atMost;
-    return [{ ...bound, scenario: scenario.name, subject, found, disturbed, met }];
+    const own = kind.figures.find(({ name }) => name === figure)?.digits ?? 2;
+    const digits = against === undefined ? own : 2;
+    return [{ ...bound, scenario: scenario.name, subject, found, digits, disturbed, met }];
   });
 
   const faults = runs.flatMap((run) =>
@@ -145,7 +149,9 @@ export function showScenario({ scenario, rows }: ScenarioReport): string {
     "",
     ...figures.map((figure) => figure.name),
     ...compared.map((figure) =>
-      figure.compared === "subject by it" ? `${subject} by it` : `its ${figure.name} by ${subject}`,
+      figure.compared === "subject by it"
+        ? `${subject} by it, ${figure.name}`
+        : `it by ${subject}, ${figure.name}`,
     ),
     "server core",
     "generator core",
@@ -173,9 +179,9 @@ export function showScenario({ scenario, rows }: ScenarioReport): string {
 export function showVerdicts(reports: readonly ScenarioReport[]): string {
   const rows = reports
     .flatMap((report) => report.verdicts)
-    .map(({ scenario, figure, subject, against, found, disturbed, atLeast, atMost, met }) => [
+    .map(({ scenario, figure, subject, against, found, digits, disturbed, atLeast, atMost, met }) => [
       `${scenario}, ${figure}: ${against === undefined ? subject : `${subject} by ${against}`}`,
-      inRange(found),
+      inRange(found, digits),
       atLeast === undefined ? `at most ${atMost}` : `at least ${atLeast}`,
       `${met ? "met" : "MISSED"}${disturbed ? " (disturbed)" : ""}`,
     ]);

@@ -1,5 +1,6 @@
 /** What is measured: a table of loads, who takes part in each, and what ours owes to whom. */
 
+import { historyPages } from "./kinds/history.ts";
 import { paced } from "./kinds/paced.ts";
 import { saturated } from "./kinds/saturated.ts";
 import { slowSyncs } from "./kinds/slow-disk.ts";
@@ -94,5 +95,29 @@ export const SCENARIOS: readonly Scenario[] = [
       { figure: "acks/s", atLeast: 20_000 },
       { figure: "p99 ms loop stall", atMost: 5 },
     ],
+  },
+  {
+    name: "history-1k",
+    what: "pages of rooms over HTTP",
+    kind: historyPages({ rooms: 10, messagesPerRoom: 100, users: 10, pagesOf: "room" }),
+    usual: false,
+    contenders: ["ours", "bare-page"],
+    bounds: [],
+  },
+  {
+    name: "history-1m",
+    what: "pages of rooms over HTTP",
+    kind: historyPages({ rooms: 100, messagesPerRoom: 10_000, users: 1_000, pagesOf: "room" }),
+    usual: false,
+    contenders: ["ours", "bare-page"],
+    bounds: [{ figure: "requests/s", against: "bare-page", atLeast: 0.5 }],
+  },
+  {
+    name: "history-1m-user",
+    what: "pages of users over HTTP",
+    kind: historyPages({ rooms: 100, messagesPerRoom: 10_000, users: 1_000, pagesOf: "user" }),
+    usual: false,
+    contenders: ["ours", "bare-page"],
+    bounds: [{ figure: "requests/s", against: "bare-page", atLeast: 0.5 }],
   },
 ];

@@ -1,0 +1,122 @@
+/** Pages of history over HTTP, from anywhere in a store that was filled before. */
+
+import { join } from "node:path";
+import { FILLED_FROM_MS, fillStore, filledRoom, filledUser } from "../fill.ts";
+import type { HttpLoad, HttpMeasurement } from "../http-generator.ts";
+import { generate, serving } from "../run.ts";
+import type { Kind, RunOptions } from "../scenario.ts";
+
+export interface Library {
+  readonly rooms: number;
+  readonly messagesPerRoom: number;
+  readonly users: number;
+  /** Whose pages are asked for. */
+  readonly pagesOf: "room" | "user";
+}
+
+const PAGE = 50;
+/** Different pages that are asked for: what makes one of them quick must make all of them quick. */
+const PLACES = 1_024;
+const CONNECTIONS = 16;
+/** Pages that are looked into before the load. */
+const LOOKED_INTO = 64;
+
+interface Prepared {
+  readonly storePath: string;
+  /** One of the pages, of a middling length. */
+  readonly pageFile: string;
+}
+
+export function historyPages(library: Library): Kind {
+  const { rooms, messagesPerRoom, users, pagesOf } = library;
+  const stored = rooms * messagesPerRoom;
+  const all = stored.toLocaleString("en");
+  return {
+    how: `${all} messages in ${rooms} rooms of ${users} users; pages of ${PAGE} from ${PLACES} places, ${CONNECTIONS} kept connections`,
+    figures: [
+      { name: "requests/s", digits: "k", compared: "subject by it" },
+      { name: "CPU µs/request", digits: 1, compared: "it by subject" },
+      { name: "p99 ms", digits: 2 },
+      { name: "bytes/page", digits: 0 },
+    ],
+    async measure(contender, options) {
+      const { storePath, pageFile } = await prepared(library, options);
+      const { warmUpMs, measureMs } = options;
+      const measurement = await serving(
+        { contender, options, storePath, env: { PAGE_FILE: pageFile } },
+        ({ port, pid }) => {
+          const asked: HttpLoad = {
+            ...{ hostname: "127.0.0.1", port, serverPid: pid, warmUpMs, measureMs },
+            ...{ paths: pathsOf(library), connections: CONNECTIONS },
+          };
+          return generate<HttpMeasurement>("http-generator.ts", asked);
+        },
+      );
+      const { requests, seconds, bodyBytes, p99Ms, serverCpuSeconds, generatorShare, othersShare, faults } =
+        measurement;
+      return {
+        contender,
+        figures: {
+          "requests/s": requests / seconds,
+          "CPU µs/request": serverCpuSeconds === null ? null : (serverCpuSeconds / requests) * 1e6,
+          "p99 ms": p99Ms,
+          "bytes/page": bodyBytes / requests,
+        },
+        shares: {
+          server: serverCpuSeconds === null ? null : serverCpuSeconds / seconds,
+          generator: generatorShare,
+          others: othersShare,
+        },
+        faults: faults === 0 ? [] : [`${faults} answers were not whole pages`],
+      };
+    },
+  };
+
+  function pathsOf({ rooms: roomCount, users: userCount }: Library): string[] {
+    return Array.from({ length: PLACES }, (_, index) => {
+      const share = index / PLACES;
+      if (pagesOf === "room") {
+        const after = Math.floor(share * (messagesPerRoom - PAGE));
+        return `/rooms/${encodeURIComponent(filledRoom((index * 31) % roomCount))}/messages?limit=${PAGE}&after=${after}`;
+      }
+      // Late enough for a whole page of what the user said before.
+      const first = PAGE * userCount;
+      const to = new Date(FILLED_FROM_MS + first + Math.floor(share * (stored - first))).toISOString();
+      return `/messages/${encodeURIComponent(filledUser((index * 31) % userCount))}?limit=${PAGE}&to=${to}`;
+    });
+  }
+
+  /** The store, made once for all runs, and the page that the limit returns: by ours, each page looked into. */
+  async function prepared(asked: Library, options: RunOptions): Promise<Prepared> {
+    const name = `${rooms}-${messagesPerRoom}-${users}`;
+    const storePath = join(options.folder, `${name}.db`);
+    const pageFile = join(options.folder, `${name}-${pagesOf}.json`);
+    if (!(await Bun.file(storePath).exists())) fillStore(storePath, { ...asked, seed: options.seed });
+    if (await Bun.file(pageFile).exists()) return { storePath, pageFile };
+    const paths = pathsOf(asked);
+    const pages = await serving({ contender: "ours", options, storePath }, ({ url }) =>
+      Promise.all(
+        Array.from({ length: LOOKED_INTO }, async (_, index) => {
+          const path = paths[Math.floor((index * PLACES) / LOOKED_INTO)] as string;
+          const text = await (await fetch(`${url}${path}`)).text();
+          lookInto(path, text);
+          return text;
+        }),
+      ),
+    );
+    const byLength = pages.sort((a, b) => a.length - b.length);
+    await Bun.write(pageFile, byLength[LOOKED_INTO / 2] as string);
+    return { storePath, pageFile };
+  }
+}
+
+/** Throws where it is not what was asked for: a whole page, in order. */
+function lookInto(path: string, text: string): void {
+  const { messages = [] } = JSON.parse(text) as { messages?: { seq: number; received_at: string }[] };
+  const after = /after=(\d+)/.exec(path)?.[1];
+  const isInOrder = messages.every(({ seq, received_at }, index) => {
+    if (after !== undefined) return seq === Number(after) + 1 + index;
+    return index === 0 || received_at < (messages[index - 1]?.received_at ?? "");
+  });
+  if (messages.length !== PAGE || !isInOrder) throw new Error(`${path} gave ${text.slice(0, 300)}`);
+}
