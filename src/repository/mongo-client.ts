@@ -15,8 +15,10 @@ export const MONGO_TIMES = {
   /** A connection on which an answer is due and nothing comes. Leaves time to ask what became of a write. */
   silenceMs: 3_000,
   /** How often the server is asked whether it lives, and how long its answer may take. */
-  heartbeatMs: 1_000,
+  heartbeatMs: 500,
   connectMs: 2_000,
+  /** How often, while somebody waits for it: most of the second that the store may take to be back is for other things. */
+  knockMs: 100,
   /** Between two tries to bring the store up. */
   retryMs: 500,
 } as const;
@@ -42,6 +44,7 @@ export function mongoClient(uri: string, silenceMs: number): MongoClient {
       connectTimeoutMS: MONGO_TIMES.connectMs,
       socketTimeoutMS: silenceMs,
       heartbeatFrequencyMS: MONGO_TIMES.heartbeatMs,
+      minHeartbeatFrequencyMS: MONGO_TIMES.knockMs,
       // One way to deal with an unknown outcome, not two: append asks by id what was stored.
       retryWrites: false,
       // Text that is no UTF-8, written by some other program, must not make its neighbours unreadable.

@@ -92,6 +92,8 @@ export function connectMongo({
   let state: StoreStatus = { up: false, reason: "MongoDB has not been reached yet" };
   /** The life that the store was found with, while it is up; and who waits for one. */
   let held: Life | undefined;
+  /** How often the store came up. */
+  let times = 0;
   const waiters = new Set<PromiseWithResolvers<Life>>();
   let closed = false;
   let wake = () => {};
@@ -126,6 +128,7 @@ export function connectMongo({
           state = { up: true };
           log.info("store_up", { place, epoch: life.epoch });
           held = life;
+          times++;
           for (const waiter of waiters) waiter.resolve(life);
           return;
         } catch (error) {
@@ -218,9 +221,13 @@ export function connectMongo({
 
     run(work) {
       const ended = new AbortController();
-      return settle(attempt(work, ended.signal), ended, () => {
-        return new TooLate(`the operation took ${MONGO_TIMES.operationMs} ms`);
-      });
+      const before = times;
+      return settle(attempt(work, ended.signal), ended, () =>
+        // What waited for the store most of its time says nothing about one that has just come up.
+        times === before
+          ? new TooLate(`the operation took ${MONGO_TIMES.operationMs} ms`)
+          : new StoreDown(`the store came up within the ${MONGO_TIMES.operationMs} ms of the operation`),
+      );
     },
 
     read(work) {
