@@ -1,9 +1,9 @@
 /** Who is compared: each a server process of its own that speaks the same wire and keeps the same rows. */
 
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { FROM_SOURCE } from "../fixture/program.ts";
 
-export type ContenderName = "ours" | "stock" | "stock-tx" | "bare" | "bare-cork" | "memory" | "bare-page";
+export type ContenderName = "ours" | "stock" | "stock-tx" | "bare" | "bare-cork" | "memory" | "bare-page" | "single-file" | "node-socket.io";
 
 export interface Contender {
   readonly what: string;
@@ -12,6 +12,9 @@ export interface Contender {
   /** It keeps nothing on the disk, and nothing is looked for there. */
   readonly storeless?: true;
 }
+
+/** Where the bench builds the program as one file. */
+export const SINGLE_FILE = resolve(import.meta.dir, "../../.cache/bench/chat-service");
 
 const server = (file: string, ...flags: readonly string[]) => [
   process.execPath,
@@ -48,6 +51,15 @@ export const CONTENDERS: Readonly<Record<ContenderName, Contender>> = {
   "bare-page": {
     what: "the limit over HTTP: Bun.serve that returns the same bytes each time",
     command: server("bare-page.ts"),
+    storeless: true,
+  },
+  "single-file": {
+    what: "ours as one compiled file",
+    command: [SINGLE_FILE],
+  },
+  "node-socket.io": {
+    what: "http and stock socket.io on Node, with nothing else to load",
+    command: ["node", join(import.meta.dir, "servers/node-socket.io.js")],
     storeless: true,
   },
 };
