@@ -4,6 +4,7 @@ import { historyPages } from "./kinds/history.ts";
 import { paced } from "./kinds/paced.ts";
 import { saturated } from "./kinds/saturated.ts";
 import { slowSyncs } from "./kinds/slow-disk.ts";
+import { startsToFirstAnswer } from "./kinds/starting.ts";
 import type { Scenario } from "./scenario.ts";
 
 export const SCENARIOS: readonly Scenario[] = [
@@ -119,5 +120,14 @@ export const SCENARIOS: readonly Scenario[] = [
     usual: false,
     contenders: ["ours", "bare-page"],
     bounds: [{ figure: "requests/s", against: "bare-page", atLeast: 0.5 }],
+  },
+  {
+    name: "start",
+    what: "from the start of the process to the first answer",
+    kind: startsToFirstAnswer({ starts: 10 }),
+    usual: true,
+    subject: "single-file",
+    contenders: ["single-file", "ours", "node-socket.io"],
+    bounds: [{ figure: "ms to first answer", against: "node-socket.io", atMost: 0.2 }],
   },
 ];

@@ -1,0 +1,107 @@
+/** How long a server takes from its process's start to its first answer over HTTP, on a store that is not there yet. */
+
+import { mkdir, mkdtemp, rm } from "node:fs/promises";
+import { dirname, join, resolve } from "node:path";
+import { scripts } from "../../../package.json";
+import { spawnProgram } from "../../fixture/program.ts";
+import { CONTENDERS, ENVIRONMENT, SINGLE_FILE } from "../contenders.ts";
+import { onCore } from "../machine.ts";
+import { SERVER_CORE } from "../run.ts";
+import type { Kind } from "../scenario.ts";
+import { median } from "../statistics.ts";
+
+/** A start may take so long. */
+const PATIENCE_MS = 10_000;
+const ROOT = resolve(import.meta.dir, "../../..");
+
+export function startsToFirstAnswer({ starts }: { readonly starts: number }): Kind {
+  let building: Promise<void> | undefined;
+  return {
+    how: `GET / until it is answered, the median of ${starts} starts`,
+    figures: [
+      { name: "ms to first answer", digits: 1, compared: "subject by it" },
+      { name: "CPU ms", digits: 0 },
+    ],
+    async measure(contender, options) {
+      if (contender === "single-file") await (building ??= build());
+      const folder = await mkdtemp(join(options.folder, "starts-"));
+      const times: number[] = [];
+      const cpus: number[] = [];
+      const faults: string[] = [];
+      try {
+        // The first one reads the program into the system's cache, and is not counted.
+        for (let start = 0; start <= starts; start += 1) {
+          const port = await freePort();
+          const beganMs = performance.now();
+          const { child, exited, output } = spawnProgram({
+            command: onCore(SERVER_CORE, CONTENDERS[contender].command),
+            env: { ...ENVIRONMENT, PORT: String(port), SQLITE_PATH: join(folder, `${start}`, "chat.db") },
+          });
+          const status = await firstAnswer(port);
+          if (start > 0) times.push(performance.now() - beganMs);
+          child.kill("SIGKILL");
+          await exited;
+          if (start > 0) cpus.push(Number(child.resourceUsage()?.cpuTime.total ?? 0) / 1_000);
+          if (status !== 200) faults.push(`answered ${status}: ${output()}`);
+        }
+      } finally {
+        await rm(folder, { recursive: true, force: true });
+      }
+      return {
+        contender,
+        figures: { "ms to first answer": median(times), "CPU ms": median(cpus) },
+        shares: { server: null, generator: null, others: null },
+        faults,
+      };
+    },
+  };
+}
+
+/** By the script of package.json as it stands, but for where the file goes: someone may be running the other one. */
+async function build(): Promise<void> {
+  await mkdir(dirname(SINGLE_FILE), { recursive: true });
+  const command = scripts.build.replace("dist/chat-service", SINGLE_FILE);
+  const child = Bun.spawn(["sh", "-c", command], {
+    cwd: ROOT,
+    env: { ...process.env, PATH: `${dirname(process.execPath)}:${process.env.PATH}` },
+    stdout: "ignore",
+    stderr: "pipe",
+  });
+  const said = await new Response(child.stderr).text();
+  if ((await child.exited) !== 0) throw new Error(`the build failed:\n${said}`);
+}
+
+async function freePort(): Promise<number> {
+  const listener = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
+  const { port } = listener;
+  listener.stop(true);
+  return port;
+}
+
+/** Asks again until somebody listens; the status of the answer. */
+async function firstAnswer(port: number): Promise<number> {
+  for (const until = performance.now() + PATIENCE_MS; performance.now() < until;) {
+    const answer = await ask(port);
+    if (answer !== undefined) return answer;
+    await new Promise((resume) => setTimeout(resume, 1));
+  }
+  throw new Error("nobody listened in time");
+}
+
+/** One request over a connection of its own; undefined where nobody listens. */
+async function ask(port: number): Promise<number | undefined> {
+  const { promise, resolve: answered } = Promise.withResolvers<number | undefined>();
+  Bun.connect({
+    hostname: "127.0.0.1",
+    port,
+    socket: {
+      open: (socket) => void socket.write("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"),
+      data(socket, chunk) {
+        answered(Number(chunk.toString("latin1").slice(9, 12)));
+        socket.terminate();
+      },
+      close: () => answered(undefined),
+    },
+  }).catch(() => answered(undefined));
+  return promise;
+}
