@@ -6,7 +6,8 @@
 import { parseArgs } from "node:util";
 import { type Program, startProgram, temporaryFolder } from "../fixture/program.ts";
 import { CONTENDERS, type ContenderName } from "./contenders.ts";
-import { bringIn, type Idler, joinByPolling, joinBySocket, type Joining } from "./idlers.ts";
+import { bringIn, hasAllAfter, type Idler, joinByPolling, joinBySocket, type Joining } from "./idlers.ts";
+import { idleConnections } from "./kinds/arrivals.ts";
 import { describeMachine, residentBytesOf } from "./machine.ts";
 
 const { values } = parseArgs({
@@ -21,12 +22,8 @@ const COUNT = Number(values.connections);
 const POLLING = Number(values.polling);
 const STORM = Number(values.storm);
 const ROOM_MEMBERS = Number(values["room-members"]);
-/** Connections that warm a server up: what it takes once, for whoever comes first, is nobody's cost. */
-const WARM_UP = Math.floor(COUNT / 5);
 /** Messages that are said in each room before the storm, and those of them that a client has not seen when it comes back. */
 const [SAID, MISSED] = [5, 3];
-/** How long memory is watched until it has settled: the runtime gives back late what it took for a handshake. */
-const SETTLE_MS = 12_000;
 
 const hostname = "127.0.0.1";
 const faults: string[] = [];
@@ -51,40 +48,28 @@ const joinings = (port: number, count: number, from = 0): Joining[] =>
     room: `room ${Math.floor((from + n) / ROOM_MEMBERS)}`,
   }));
 
-/** The least memory that the process was seen with while it rested. */
-async function settledBytes(pid: number): Promise<number> {
-  let least = Number.POSITIVE_INFINITY;
-  for (const until = performance.now() + SETTLE_MS; performance.now() < until; await Bun.sleep(250)) {
-    least = Math.min(least, residentBytesOf(pid) ?? Number.NaN);
-  }
-  return least;
-}
-
 const drop = async (idlers: readonly Idler[]) => {
   for (const idler of idlers) idler.drop();
   await Promise.all(idlers.map(({ gone }) => gone));
 };
 
-/** Bytes for each WebSocket connection that is in a room and rests. */
+const idle = idleConnections({ connections: COUNT, roomMembers: ROOM_MEMBERS });
+
+/** Kilobytes for each WebSocket connection that is in a room and rests. */
 async function measureIdle(name: ContenderName): Promise<number> {
   const folder = await temporaryFolder();
-  const program = await start(name, folder.path);
-  const warm = await bringIn(joinings(program.port, WARM_UP), joinBySocket);
-  const before = await settledBytes(program.pid);
-  const began = performance.now();
-  const full = await bringIn(joinings(program.port, COUNT - WARM_UP, WARM_UP), joinBySocket);
-  const tookMs = performance.now() - began;
-  const after = await settledBytes(program.pid);
-  judge(`${name}, coming`, warm.errors);
-  judge(`${name}, coming`, full.errors);
-  const each = (after - before) / (COUNT - WARM_UP);
-  console.log(
-    `${name.padEnd(6)} ${(each / 1_000).toFixed(1).padStart(6)} kB a connection  (${(before / 1e6).toFixed(0)} MB with ${WARM_UP}, ${(after / 1e6).toFixed(0)} MB with ${COUNT}; ${((COUNT - WARM_UP) / (tookMs / 1_000)).toFixed(0)} joined a second)`,
-  );
-  await drop([...warm.idlers, ...full.idlers]);
-  await program.end("SIGKILL");
-  await folder.remove();
-  return each;
+  try {
+    const options = { folder: folder.path, seed: 1, warmUpMs: 0, measureMs: 0 };
+    const { figures, faults: found } = await idle.measure(name, options);
+    for (const fault of found) faults.push(`${name}, coming: ${fault}`);
+    const [each, joined] = [figures["kB each"] ?? Number.NaN, figures["joined/s"] ?? Number.NaN];
+    console.log(
+      `${name.padEnd(6)} ${each.toFixed(1).padStart(6)} kB a connection  (${joined.toFixed(0)} joined a second)`,
+    );
+    return each;
+  } finally {
+    await folder.remove();
+  }
 }
 
 /** What each room was told, and that every member heard it. */
@@ -107,13 +92,7 @@ async function storm(what: string, port: number) {
   );
   const tookMs = performance.now() - began;
   judge(what, errors);
-  const wrong = idlers.filter(
-    ({ ack }) =>
-      ack.recovered !== true ||
-      ack.complete !== true ||
-      ack.messages?.map(({ seq }) => seq).join() !==
-        Array.from({ length: MISSED }, (_, n) => SAID - MISSED + 1 + n).join(),
-  );
+  const wrong = idlers.filter(({ ack }) => !hasAllAfter(ack, SAID - MISSED, SAID));
   if (wrong.length > 0)
     faults.push(`${what}: ${wrong.length} resumed wrongly, as ${JSON.stringify(wrong[0]?.ack)}`);
   console.log(`${what}: ${idlers.length} of ${STORM} back and resumed in ${(tookMs / 1_000).toFixed(2)} s`);

@@ -17,6 +17,13 @@ export interface JoinAck {
   readonly messages?: readonly { readonly seq: number }[];
 }
 
+/** Whether it got all of a room after what it had seen, and nothing else. */
+export const hasAllAfter = (ack: JoinAck, since: number, head: number): boolean =>
+  ack.recovered === true &&
+  ack.complete === true &&
+  ack.messages?.length === head - since &&
+  ack.messages.every(({ seq }, index) => seq === since + 1 + index);
+
 export interface Idler {
   readonly room: string;
   readonly ack: JoinAck;

@@ -98,6 +98,7 @@ try {
   const runs = new Map<Scenario, Run[]>(scenarios.map((scenario) => [scenario, []]));
   for (let round = 1; round <= rounds; round += 1) {
     for (const scenario of scenarios) {
+      if (round > (scenario.roundsMax ?? rounds)) continue;
       // Every other round backwards, so that nobody always follows the same neighbour.
       const order = round % 2 === 1 ? scenario.contenders : scenario.contenders.toReversed();
       for (const contender of order) {

@@ -1,5 +1,6 @@
 /** What is measured: a table of loads, who takes part in each, and what ours owes to whom. */
 
+import { idleConnections, resumes } from "./kinds/arrivals.ts";
 import { historyPages } from "./kinds/history.ts";
 import { paced } from "./kinds/paced.ts";
 import { saturated } from "./kinds/saturated.ts";
@@ -129,5 +130,25 @@ export const SCENARIOS: readonly Scenario[] = [
     subject: "single-file",
     contenders: ["single-file", "ours", "node-socket.io"],
     bounds: [{ figure: "ms to first answer", against: "node-socket.io", atMost: 0.2 }],
+  },
+  {
+    name: "idle",
+    what: "connections that come, join and rest",
+    kind: idleConnections({ connections: 2_000, roomMembers: 20 }),
+    usual: false,
+    roundsMax: 3,
+    contenders: ["ours", "stock", "bare"],
+    bounds: [
+      { figure: "kB each", against: "stock", atMost: 0.75 },
+      { figure: "joined/s", against: "stock", atLeast: 1 },
+    ],
+  },
+  {
+    name: "resume",
+    what: "clients that come back with since",
+    kind: resumes({ clients: 10_000, roomMembers: 20, messagesPerRoom: 40, missed: 10 }),
+    usual: false,
+    contenders: ["ours", "stock"],
+    bounds: [],
   },
 ];

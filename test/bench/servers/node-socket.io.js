@@ -5,7 +5,7 @@ import { Server } from "socket.io";
 
 const { HOST = "127.0.0.1", PORT = "0" } = process.env;
 
-const server = createServer((request, response) => {
+const server = createServer((_, response) => {
   response.writeHead(200, { "content-type": "application/json" });
   response.end('{"status":"ok"}');
 });

@@ -4,8 +4,11 @@ import { Server as Engine } from "@socket.io/bun-engine";
 import { Server as SocketServer } from "socket.io";
 import type { Draft, Message } from "../../../src/domain/message.ts";
 import { toMillis } from "../../../src/domain/time.ts";
-import { parseJoinRoom, parseSendMessage, sentToWire } from "../../../src/protocol/events.ts";
+import { lostReason } from "../../../src/domain/sequence.ts";
+import { LIMITS } from "../../../src/limits.ts";
+import { joinedToWire, parseJoinRoom, parseSendMessage, sentToWire } from "../../../src/protocol/events.ts";
 import { messageToWire } from "../../../src/protocol/wire.ts";
+import type { MessageRepository } from "../../../src/repository/repository.ts";
 import { announce, HOST, PORT } from "./serving.ts";
 
 export interface StockIo {
@@ -15,11 +18,14 @@ export interface StockIo {
   serve(options: {
     /** Stores the message, delivers it, and says what became of it. */
     readonly commit: (draft: Draft) => Promise<Message>;
+    /** What a join reads: the room's bounds, and what was missed. */
+    readonly reads: Pick<MessageRepository, "head" | "readAfter">;
     readonly close: () => void | Promise<void>;
   }): void;
 }
 
 const TEXT_BYTES_MAX = 16_384;
+const REPLAY = { messagesMax: LIMITS.replayMessagesMax, textBytesMax: LIMITS.replayBytesMax };
 
 export function createStockIo(): StockIo {
   const engine = new Engine({ path: "/socket.io/" });
@@ -30,12 +36,29 @@ export function createStockIo(): StockIo {
     deliver(messages) {
       for (const message of messages) io.to(message.room).emit("receive_message", messageToWire(message));
     },
-    serve({ commit, close }) {
+    serve({ commit, reads, close }) {
       io.on("connection", (socket) => {
-        socket.on("join_room", (payload: unknown, ack: (answer: unknown) => void) => {
-          const { room } = parseJoinRoom(payload);
-          socket.join(room);
-          ack({ ok: true, room });
+        socket.on("join_room", async (payload: unknown, ack: (answer: unknown) => void) => {
+          try {
+            const { room, since, epoch } = parseJoinRoom(payload);
+            if (since === undefined) {
+              const head = await reads.head(room);
+              socket.join(room);
+              ack(joinedToWire(room, head, { kind: "none" }));
+              return;
+            }
+            const { head, messages, more } = await reads.readAfter(room, since, REPLAY);
+            const reason = lostReason(head, since, epoch);
+            const missed = {
+              kind: "recovered",
+              messages: messages.map(messageToWire),
+              complete: !more,
+            } as const;
+            socket.join(room);
+            ack(joinedToWire(room, head, reason === undefined ? missed : { kind: "lost", reason }));
+          } catch (error) {
+            ack({ ok: false, error: String(error) });
+          }
         });
         socket.on("send_message", async (payload: unknown, ack: (answer: unknown) => void) => {
           try {

@@ -30,6 +30,7 @@ const commits = createCommits({
   onUnknownOutcome() {},
 });
 stock.serve({
+  reads: repository,
   commit: async (draft) => (await commits.commit(draft)).message,
   close: () => repository.close(),
 });
