@@ -10,6 +10,8 @@ export type FailCommand = Document & { readonly failCommands: readonly string[] 
 
 export interface Database {
   readonly uri: string;
+  /** Of its process now; a restart changes it. */
+  pid(): number;
   kill(): Promise<void>;
   /** Resolves once it listens again, on what it kept. */
   restart(): Promise<void>;
@@ -39,6 +41,7 @@ export async function openDatabase(): Promise<Database> {
 
   return {
     uri,
+    pid: () => server.pid,
     async kill() {
       if (!isUp) return;
       isUp = false;

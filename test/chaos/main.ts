@@ -8,6 +8,8 @@ import { resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { ownServers } from "../fixture/mongodb.ts";
 import { FROM_SOURCE } from "../fixture/program.ts";
+import { type Chance, createChance } from "./chance.ts";
+import type { Stretch } from "./cores.ts";
 import { type Database, openDatabase } from "./database.ts";
 import { FAULT_NAMES, type FaultName, type StoreKind } from "./faults.ts";
 import { openMachines } from "./machine.ts";
@@ -16,10 +18,14 @@ import { type Outcome, play } from "./play.ts";
 import { shrink } from "./shrink.ts";
 import type { StageOptions } from "./stage.ts";
 
+/** However slow the machine is, a run that is cut short has made so many. */
+const FAULTS_LEAST = 25;
+
 const USAGE = `bun run chaos [options]
   --seed N        of all plans; printed when it is left out
   --mixes N       random mixes after the faults alone (default 8)
   --minutes N     go on with mixes for so long
+  --within N      begin no plan after so many minutes, but for the ${FAULTS_LEAST} faults over all stores that a run must show
   --store KIND    sqlite or mongodb only
   --only FAULT    this fault alone, no mixes: ${FAULT_NAMES.join(", ")}
   --no-alone      mixes only
@@ -34,6 +40,7 @@ const { values } = parseArgs({
     seed: { type: "string" },
     mixes: { type: "string", default: "8" },
     minutes: { type: "string", default: "0" },
+    within: { type: "string", default: "Infinity" },
     store: { type: "string" },
     only: { type: "string" },
     alone: { type: "boolean", default: true },
@@ -63,13 +70,20 @@ if (values.only !== undefined && !FAULT_NAMES.includes(values.only as FaultName)
   wrong(`--only ${values.only} is unknown`);
 if (![seed, Number(values.mixes), Number(values.minutes), Number(values.storm)].every(Number.isFinite))
   wrong("a number is no number");
+if (!(Number(values.within) >= 0)) wrong(`--within ${values.within} is no number`);
 
 if (stores.includes("mongodb") && !ownServers)
   wrong("chaos kills and stalls its MongoDB: unset MONGODB_TEST_URI, or give --store sqlite");
 for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => process.exit(130));
 
 const began = performance.now();
-const minutesUp = () => performance.now() - began >= 60_000 * Number(values.minutes);
+const minutesUp = (minutes: string) => performance.now() - began >= 60_000 * Number(minutes);
+
+/** In another order for each seed: which of them a run that is cut short leaves out is chance. */
+function shuffled<T>(all: readonly T[], chance: Chance): T[] {
+  const left = [...all];
+  return all.flatMap(() => left.splice(chance.whole(0, left.length - 1), 1));
+}
 
 /** The plans of one store, in order; the mixes go on while there is time. */
 function* plansOf(store: StoreKind): Generator<Plan> {
@@ -79,23 +93,25 @@ function* plansOf(store: StoreKind): Generator<Plan> {
     return;
   }
   if (values.alone) {
-    for (const [index, fault] of faultsOf(store).entries()) {
-      if (values.only === undefined || values.only === fault) yield alone(store, fault, seed + index);
-    }
+    const plans = faultsOf(store).map((fault, index) => ({ fault, plan: alone(store, fault, seed + index) }));
+    for (const { fault, plan } of shuffled(plans, createChance(seed)))
+      if (values.only === undefined || values.only === fault) yield plan;
   }
   if (values.only !== undefined) return;
   // Both stores share the number that was asked for.
   const share = Math.ceil((Number(values.mixes) - STORES.indexOf(store)) / stores.length);
-  for (let n = 0; n < share || !minutesUp(); n += 1)
+  for (let n = 0; n < share || !minutesUp(values.minutes); n += 1)
     yield mix(store, seed + 1_000 * (n + 1) + STORES.indexOf(store));
 }
 
 const outcomes: Outcome[] = [];
 
 function tell(outcome: Outcome): void {
-  const { plan, seconds, acked, delivered, recoveriesMs, slowDisconnected, refusals, violations } = outcome;
+  const { plan, seconds, acked, delivered, recoveries, slowDisconnected, refusals, violations } = outcome;
   const refused = Object.entries(refusals).map(([code, count]) => `, ${count} ${code}`);
-  const recovered = recoveriesMs.map((ms) => Math.round(ms)).join(", ");
+  const recovered = recoveries
+    .map(({ wallMs, ownMs }) => `${Math.round(ownMs)} of ${Math.round(wallMs)}`)
+    .join(", ");
   const slow = slowDisconnected > 0 ? `, ${slowDisconnected} slow readers disconnected` : "";
   console.log(
     `${violations.length === 0 ? "kept " : "BROKE"} ${summary(plan)} | ${seconds.toFixed(1)} s, ${acked} acked, ${delivered} delivered, recovered in ${recovered} ms${slow}${refused.join("")}`,
@@ -106,13 +122,17 @@ function tell(outcome: Outcome): void {
 async function playAll(store: StoreKind, options: Omit<StageOptions, "database">): Promise<void> {
   const database: Database | null = store === "mongodb" ? await openDatabase() : null;
   const withDatabase: StageOptions = { ...options, database };
+  let faults = 0;
   try {
     for (const plan of plansOf(store)) {
+      if (minutesUp(values.within) && faults >= FAULTS_LEAST / stores.length) break;
       const outcome = await play(plan, withDatabase);
+      faults += outcome.faults;
       outcomes.push(outcome);
       tell(outcome);
       if (outcome.violations.length === 0) continue;
       for (const line of outcome.complaints) console.log(`      log: ${line.slice(0, 400)}`);
+      console.log(`      again: bun run chaos --plan '${JSON.stringify(plan)}'`);
       if (!values.shrink) continue;
       const smallest = await shrink(outcome, withDatabase);
       console.log(`      smallest plan that fails so: ${summary(smallest.plan)}`);
@@ -137,13 +157,14 @@ try {
 
 const sum = (of: (outcome: Outcome) => number) => outcomes.reduce((total, outcome) => total + of(outcome), 0);
 const violations = sum((outcome) => outcome.violations.length);
-const worstMs = Math.max(0, ...outcomes.flatMap(({ recoveriesMs }) => recoveriesMs));
+const recoveries = outcomes.flatMap((outcome) => outcome.recoveries);
+const worst = (of: (stretch: Stretch) => number) => Math.round(Math.max(0, ...recoveries.map(of)));
 if (values.json !== undefined)
   await writeFile(
     values.json,
     `${JSON.stringify({ seed, stores, seconds: (performance.now() - began) / 1_000, outcomes }, null, 1)}\n`,
   );
 console.log(
-  `seed ${seed}: ${outcomes.length} plans, ${sum(({ faults }) => faults)} faults, ${sum(({ acked }) => acked)} acked, ${sum(({ delivered }) => delivered)} delivered, ${sum(({ joins }) => joins)} joins, slowest recovery ${Math.round(worstMs)} ms, ${violations} violations, ${Math.round((performance.now() - began) / 1_000)} s`,
+  `seed ${seed}: ${outcomes.length} plans, ${sum(({ faults }) => faults)} faults, ${sum(({ acked }) => acked)} acked, ${sum(({ delivered }) => delivered)} delivered, ${sum(({ joins }) => joins)} joins, slowest recovery ${worst(({ ownMs }) => ownMs)} ms of the service's own time (${worst(({ wallMs }) => wallMs)} ms by the clock), ${violations} violations, ${Math.round((performance.now() - began) / 1_000)} s`,
 );
 process.exit(violations > 0 ? 1 : 0);

@@ -145,6 +145,16 @@ const MUTATIONS: readonly Mutation[] = [
     caughtAs: ["hole", "missed"],
   },
   {
+    defect: "slow to come back: a store that failed is not tried again for 3 s",
+    store: "sqlite",
+    edits: [
+      { file: "src/limits.ts", from: "  storeRetryMinMs: 50,\n", to: "  storeRetryMinMs: 3_000,\n" },
+      { file: "src/limits.ts", from: "  storeRetryMaxMs: 500,\n", to: "  storeRetryMaxMs: 3_000,\n" },
+    ],
+    faults: ["syncFails", "syncFails", "syncFails"],
+    caughtAs: ["slow to recover"],
+  },
+  {
     defect: "un-awaited store error: the insert is begun and its failure is nobody's",
     store: "mongodb",
     edits: [

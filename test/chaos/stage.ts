@@ -5,6 +5,7 @@ import { freshDatabase } from "../fixture/mongodb.ts";
 import { temporaryFolder } from "../fixture/program.ts";
 import { type Cable, openCable } from "./cable.ts";
 import { createChance } from "./chance.ts";
+import type { OnTheWay } from "./cores.ts";
 import type { Database } from "./database.ts";
 import type { End } from "./faults.ts";
 import { createLedger, type Ledger } from "./ledger.ts";
@@ -25,6 +26,8 @@ export interface Stage {
   readonly residents: readonly Resident[];
   readonly rooms: readonly string[];
   database(): Database;
+  /** Whose work an answer of these services waits for. */
+  onTheWay(services: readonly Supervised[]): OnTheWay;
   serviceAt(pick: number): Supervised;
   cableAt(pick: number): Cable;
   /** The speakers say so many messages more, at once; on a slow store a quarter of that. */
@@ -139,6 +142,10 @@ export async function openStage(plan: Plan, options: StageOptions): Promise<Stag
       if (database === null) throw new Error("the plan has no database");
       return database;
     },
+    onTheWay: (asked) => ({
+      programs: [process.pid, ...asked.flatMap(({ pids }) => pids())],
+      standIns: database === null ? [] : [database.pid()],
+    }),
     serviceAt: (pick) => at(services, pick),
     cableAt: (pick) => at(cables, pick),
     burst(count, bytes) {

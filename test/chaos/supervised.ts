@@ -9,6 +9,8 @@ export interface Supervised {
   /** How often it was started; a number that stays the same across a question says that nothing came between. */
   generation(): number;
   isUp(): boolean;
+  /** Those of its process, none while it is down. */
+  pids(): number[];
   /** Ends it. Resolves once it is gone; an end in which it did not keep its promises is a violation. */
   kill(signal: "SIGKILL" | "SIGTERM"): Promise<void>;
   /** Resolves once it listens again, however often that takes while the store is at fault. */
@@ -82,6 +84,7 @@ export async function supervise(options: SupervisedOptions): Promise<Supervised>
     port,
     generation: () => lives.length,
     isUp: () => current !== null && ending === null,
+    pids: () => (current === null ? [] : [current.pid]),
     kill: (signal) =>
       inTurn(async () => {
         const program = current;
