@@ -21,7 +21,7 @@ export interface Receiver {
   /** A text message; it begins at `at`, what is before it is the engine's. */
   onText(text: string, at: number): void;
   onBinary(bytes: Uint8Array): void;
-  /** From now on the session has a WebSocket; what was queued for polling goes out right after this. */
+  /** From now on the session has a WebSocket; what was queued for polling goes out right after this: write nothing here. */
   onUpgrade(): void;
   onClose(reason: string): void;
 }

@@ -3,7 +3,7 @@
 import { afterEach, expect, spyOn, test } from "bun:test";
 import type { BunWebSocket, WebSocketData } from "@socket.io/bun-engine";
 import { LIMITS } from "../../src/limits.ts";
-import { createOutbox } from "../../src/realtime/engine-outbox.ts";
+import { createOutbox, Link } from "../../src/realtime/engine-outbox.ts";
 
 const closers: (() => Promise<void> | void)[] = [];
 afterEach(async () => {
@@ -44,10 +44,10 @@ async function connected() {
 test("outbox writes once what is sent while microtasks are queued, in its order", async () => {
   const { socket, receive } = await connected();
   const cork = spyOn(socket, "cork");
-  const standIn = createOutbox().gather(socket);
+  const link = new Link(socket, createOutbox());
   const texts = Array.from({ length: 64 }, (_, index) => `ack ${index}`);
   const commit = Promise.resolve();
-  for (const text of texts) void commit.then(() => standIn.send(text));
+  for (const text of texts) void commit.then(() => link.send(text));
   expect(await receive(64)).toEqual(texts);
   expect(cork).toHaveBeenCalledTimes(1);
 });
@@ -55,12 +55,12 @@ test("outbox writes once what is sent while microtasks are queued, in its order"
 test("outbox lets a publish pass nothing that was sent before it", async () => {
   const { server, socket, receive } = await connected();
   const outbox = createOutbox();
-  const standIn = outbox.gather(socket);
-  standIn.send("joined");
+  const link = new Link(socket, outbox);
+  link.send("joined");
   socket.subscribe("room");
   outbox.flush();
   server.publish("room", "first");
-  standIn.send("ack");
+  link.send("ack");
   outbox.flush();
   server.publish("room", "second");
   expect(await receive(4)).toEqual(["joined", "first", "ack", "second"]);
@@ -69,19 +69,19 @@ test("outbox lets a publish pass nothing that was sent before it", async () => {
 test("outbox keeps no more than its ceiling waiting", async () => {
   const { socket, receive } = await connected();
   const send = spyOn(socket, "send");
-  const standIn = createOutbox().gather(socket);
-  standIn.send("a");
+  const link = new Link(socket, createOutbox());
+  link.send("a");
   expect(send).not.toHaveBeenCalled();
-  standIn.send("b".repeat(LIMITS.gatheredBytesMax));
+  link.send("b".repeat(LIMITS.gatheredBytesMax));
   expect(send).toHaveBeenCalledTimes(2);
   expect((await receive(2)).map((text) => text[0] ?? "")).toEqual(["a", "b"]);
 });
 
 test("outbox hands over what waits before it closes", async () => {
   const { socket, receive, closed, got } = await connected();
-  const standIn = createOutbox().gather(socket);
-  standIn.send("last words");
-  standIn.close();
+  const link = new Link(socket, createOutbox());
+  link.send("last words");
+  link.close();
   await receive(1);
   await closed;
   expect(got).toEqual(["last words"]);
@@ -90,11 +90,40 @@ test("outbox hands over what waits before it closes", async () => {
 test("outbox forgets what waits for a socket that is gone", async () => {
   const { socket, closed } = await connected();
   const outbox = createOutbox();
-  const standIn = outbox.gather(socket);
+  const link = new Link(socket, outbox);
   const send = spyOn(socket, "send");
-  standIn.send("too late");
+  link.send("too late");
   socket.terminate();
   outbox.flush();
   await closed;
   expect(send).not.toHaveBeenCalled();
+});
+
+test("outbox tells of each write, after it", async () => {
+  const { socket, receive } = await connected();
+  const send = spyOn(socket, "send");
+  const told: [Link, number][] = [];
+  const outbox = createOutbox((link) => told.push([link, send.mock.calls.length]));
+  const link = new Link(socket, outbox);
+  link.send("one");
+  link.send("two");
+  expect(told).toEqual([]);
+  outbox.flush(link);
+  outbox.flush(link);
+  expect(told.map(([, sent]) => sent)).toEqual([2]);
+  expect(told[0]?.[0] === link).toBe(true);
+  expect(await receive(2)).toEqual(["one", "two"]);
+});
+
+test("Link says that a pong is awaited once the engine has sent a ping for its session", async () => {
+  const { socket, receive } = await connected();
+  const session = { isPongAwaited: false };
+  const link = new Link(socket, createOutbox());
+  link.send("2");
+  link.session = session;
+  link.send("22");
+  expect(session.isPongAwaited).toBe(false);
+  link.send("2");
+  expect(session.isPongAwaited).toBe(true);
+  expect(await receive(3)).toEqual(["2", "22", "2"]);
 });

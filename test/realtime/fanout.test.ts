@@ -1,34 +1,31 @@
-/** Native topics against the stock adapter: the same deliveries, in the same order for each client. */
+/** Native topics against a model of rooms: what each client is to hear, exactly, in its order, over every transport. */
 
 import { afterEach, describe, expect, test } from "bun:test";
-import { type ManagerOptions, type Socket as Client, io as connectClient } from "socket.io-client";
-import type { Socket } from "socket.io";
-import { type EngineHouse, openPolling, openSocket, startEngineHouse } from "../fixture/engine.ts";
+import { type Socket as Client, io as connectClient } from "socket.io-client";
+import { type Chance, createChance, freshSeed } from "../fixture/chance.ts";
+import {
+  type EngineHouse,
+  type EngineHouseOptions,
+  type GuestPeer,
+  openPolling,
+  openSocket,
+  startEngineHouse,
+} from "../fixture/engine.ts";
 
 const CLIENTS = 6;
 const ROOMS = ["red", "green", "blue"];
-const STEPS = 60;
-const seed = Number(process.env.FANOUT_SEED ?? Math.floor(Math.random() * 2 ** 31));
+const STEPS = 80;
+const BURST = 16;
+const seed = Number(process.env.FANOUT_SEED ?? freshSeed());
 
 const houses: EngineHouse[] = [];
 afterEach(async () => {
   for (const house of houses.splice(0)) await house.stop();
 });
-function start(adapter: "native" | "stock") {
-  const house = startEngineHouse({ adapter });
+function start(options?: EngineHouseOptions) {
+  const house = startEngineHouse(options);
   houses.push(house);
   return house;
-}
-
-/** mulberry32: small, and the same numbers for the same seed everywhere. */
-function chance(start: number) {
-  let state = start;
-  return (below: number) => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) % below;
-  };
 }
 
 const TRANSPORTS = {
@@ -38,167 +35,193 @@ const TRANSPORTS = {
 } as const;
 type Way = keyof typeof TRANSPORTS;
 
+/** What happens within one turn of the loop. */
+type Act =
+  | { readonly do: "join" | "leave" | "room_except"; readonly who: number; readonly room: string }
+  | { readonly do: "direct" | "direct_binary" | "direct_other"; readonly who: number }
+  | { readonly do: "room"; readonly room: string };
+
 type Step =
+  | Act
   | { readonly do: "connect"; readonly who: number; readonly way: Way }
-  | { readonly do: "disconnect" | "upgraded"; readonly who: number }
-  | { readonly do: "join" | "leave"; readonly who: number; readonly room: string }
-  | { readonly do: "direct" | "direct_to_sid" | "namespace_except"; readonly who: number }
-  | { readonly do: "room_except"; readonly who: number; readonly room: string }
-  | { readonly do: "room"; readonly room: string }
-  | { readonly do: "rooms" | "room_except_room"; readonly room: string; readonly other: string }
-  | { readonly do: "namespace" | "binary" | "other_namespace"; readonly room: string }
-  | { readonly do: "burst"; readonly who: number; readonly room: string };
+  | { readonly do: "disconnect"; readonly who: number }
+  | { readonly do: "upgraded"; readonly who: number }
+  | { readonly do: "burst"; readonly acts: readonly Act[] };
+
+function actOf(chance: Chance, present: readonly number[]): Act {
+  const who = chance.pick(present);
+  const room = chance.pick(ROOMS);
+  return chance.pick<Act>([
+    { do: "join", who, room },
+    { do: "leave", who, room },
+    { do: "direct", who },
+    { do: "direct", who },
+    { do: "direct_binary", who },
+    { do: "direct_other", who },
+    { do: "room_except", who, room },
+    { do: "room_except", who, room },
+    { do: "room", room },
+    { do: "room", room },
+    { do: "room", room },
+  ]);
+}
 
 /** A script in which nothing is asked of a client that is not there. */
 function scriptOf(startSeed: number): Step[] {
-  const pick = chance(startSeed);
-  const room = () => ROOMS[pick(ROOMS.length)] as string;
+  const chance = createChance(startSeed);
   const steps: Step[] = [];
   const connected = new Map<number, Way>();
   while (steps.length < STEPS) {
-    const who = pick(CLIENTS);
-    if (!connected.has(who)) {
-      const way = (["websocket", "polling", "upgrade"] as const)[pick(3)] as Way;
-      connected.set(who, way);
-      steps.push({ do: "connect", who, way }, { do: "join", who, room: room() });
-      continue;
-    }
-    const make: (() => Step)[] = [
-      () => ({ do: "join", who, room: room() }),
-      () => ({ do: "join", who, room: room() }),
-      () => ({ do: "leave", who, room: room() }),
-      () => ({ do: "direct", who }),
-      () => ({ do: "direct_to_sid", who }),
-      () => ({ do: "namespace_except", who }),
-      () => ({ do: "room_except", who, room: room() }),
-      () => ({ do: "room", room: room() }),
-      () => ({ do: "room", room: room() }),
-      () => ({ do: "rooms", room: room(), other: room() }),
-      () => ({ do: "room_except_room", room: room(), other: room() }),
-      () => ({ do: "namespace", room: room() }),
-      () => ({ do: "binary", room: room() }),
-      () => ({ do: "other_namespace", room: room() }),
-      () => ({ do: "burst", who, room: room() }),
-      () => ({ do: "burst", who, room: room() }),
-    ];
+    const who = chance.below(CLIENTS);
     const way = connected.get(who);
-    if (way === "upgrade" && pick(3) === 0) {
+    if (way === undefined) {
+      const newWay = chance.pick(["websocket", "polling", "upgrade"] as const);
+      connected.set(who, newWay);
+      steps.push({ do: "connect", who, way: newWay }, { do: "join", who, room: chance.pick(ROOMS) });
+    } else if (way === "upgrade" && chance.often(0.3)) {
       connected.set(who, "websocket");
       steps.push({ do: "upgraded", who });
-    } else if (pick(12) === 0) {
+    } else if (chance.often(0.06)) {
       connected.delete(who);
       steps.push({ do: "disconnect", who });
     } else {
-      steps.push((make[pick(make.length)] as () => Step)());
+      const present = [...connected.keys()];
+      const acts = Array.from({ length: BURST }, () => actOf(chance, present));
+      steps.push(chance.often(0.3) ? { do: "burst", acts } : (acts[0] as Act));
     }
   }
   return steps;
 }
 
-/** Runs a script and gives what each client heard over its lives, in order. */
-async function play(house: EngineHouse, script: readonly Step[]): Promise<string[][]> {
-  const { io, url } = house;
-  const heard: string[][] = Array.from({ length: CLIENTS }, () => []);
-  const clients = new Map<number, Client>();
-  const sockets = new Map<number, Socket>();
-  const socketOf = (who: number) => sockets.get(who) as Socket;
-  // In `/other` everyone is in every room: what is meant for it must not be heard here, nor the other way round.
-  io.of("/other").on("connection", (socket) => socket.join(ROOMS));
-  let n = 0;
-  const label = (step: Step) => `${step.do}:${n++}`;
-
-  const actions: { [K in Step["do"]]: (step: Step & { readonly do: K }) => unknown } = {
-    async connect({ who, way }) {
-      const options: Partial<ManagerOptions> = {
-        transports: [...TRANSPORTS[way]],
-        reconnection: false,
-        multiplex: true,
-        forceNew: true,
-      } as Partial<ManagerOptions>;
-      const arrived = new Promise<Socket>((resolve) => io.once("connection", resolve));
-      const client = connectClient(url, options);
-      const [socket] = await Promise.all([
-        arrived,
-        new Promise((resolve) => client.once("connect", () => resolve(null))),
-      ]);
-      const other = client.io.socket("/other");
-      await new Promise((resolve) => other.once("connect", () => resolve(null)));
-      const ear = heard[who] as string[];
-      const shown = (args: unknown[]) =>
-        args
-          .map((arg) => (arg instanceof Uint8Array || arg instanceof ArrayBuffer ? "bytes" : String(arg)))
-          .join();
-      client.on("m", (...args) => ear.push(shown(args)));
-      client.on("settle", (answer: () => void) => answer());
-      other.on("m", (...args) => ear.push(`other ${shown(args)}`));
-      clients.set(who, client);
-      sockets.set(who, socket);
-    },
-    async disconnect({ who }) {
-      const socket = socketOf(who);
-      await settled(socket);
-      const gone = new Promise((resolve) => socket.once("disconnect", resolve));
-      clients.get(who)?.io.engine.close();
-      await gone;
-      sockets.delete(who);
-    },
-    async upgraded({ who }) {
-      const { engine } = (clients.get(who) as Client).io;
-      if (engine.transport.name !== "websocket") {
-        await new Promise((resolve) => engine.once("upgrade", () => resolve(null)));
-      }
-    },
-    join: ({ who, room }) => socketOf(who).join(room),
-    leave: ({ who, room }) => socketOf(who).leave(room),
-    direct: (step) => socketOf(step.who).emit("m", label(step)),
-    direct_to_sid: (step) => io.to(socketOf(step.who).id).emit("m", label(step)),
-    namespace_except: (step) => socketOf(step.who).broadcast.emit("m", label(step)),
-    room_except: (step) => socketOf(step.who).to(step.room).emit("m", label(step)),
-    room: (step) => io.to(step.room).emit("m", label(step)),
-    rooms: (step) => io.to([step.room, step.other]).emit("m", label(step)),
-    room_except_room: (step) => io.to(step.room).except(step.other).emit("m", label(step)),
-    namespace: (step) => io.emit("m", label(step)),
-    binary: (step) => io.to(step.room).emit("m", label(step), Buffer.from("bytes")),
-    other_namespace: (step) => io.of("/other").to(step.room).emit("m", label(step)),
-    // All in one turn: every kind of delivery after every other.
-    burst(step) {
-      const socket = socketOf(step.who);
-      const kinds = [
-        () => io.to(step.room).emit("m", label(step)),
-        () => socket.emit("m", label(step)),
-        () => socket.to(step.room).emit("m", label(step)),
-        () => io.emit("m", label(step)),
-        () => io.to(step.room).emit("m", label(step), Buffer.from("bytes")),
-        () => io.to([step.room, "red"]).emit("m", label(step)),
-        () => socket.leave(step.room),
-        () => io.to(step.room).emit("m", label(step)),
-        () => socket.join(step.room),
-      ];
-      const pick = chance(n);
-      for (let i = 0; i < 12; i++) kinds[pick(kinds.length)]?.();
-    },
-  };
-  for (const step of script) await (actions[step.do] as (step: Step) => unknown)(step);
-  await Promise.all([...sockets.values()].map(settled));
-  for (const client of clients.values()) client.close();
-  return heard;
+/** One client, as the test sees it: its ends, and what it is to hear beside what it heard. */
+interface Listener {
+  readonly client: Client;
+  readonly peer: GuestPeer;
+  readonly other: GuestPeer;
 }
 
-/** Resolves when a client has heard all that it was sent so far: it answers what is sent last. */
-const settled = (socket: Socket) => socket.emitWithAck("settle");
+const shown = (args: readonly unknown[]) =>
+  args
+    .map((arg) => (arg instanceof Uint8Array || arg instanceof ArrayBuffer ? "bytes" : String(arg)))
+    .join(" ");
 
-describe("createFanoutAdapter delivers as the stock adapter does", () => {
-  const rounds = 12;
+/** Runs a script; what each client heard over its lives and what it was to hear, both in order. */
+async function play(script: readonly Step[]) {
+  const settling = new Map<string, () => void>();
+  const ending = new Map<string, () => void>();
+  const house = start({
+    events: { settled: (peer) => settling.get(peer.id)?.() },
+    onDisconnect: (peer) => ending.get(peer.id)?.(),
+  });
+  const heard: string[][] = Array.from({ length: CLIENTS }, () => []);
+  const expected: string[][] = Array.from({ length: CLIENTS }, () => []);
+  const listeners = new Map<number, Listener>();
+  const members = new Map(ROOMS.map((room) => [room, new Set<number>()]));
+  const membersOf = (room: string) => members.get(room) as Set<number>;
+  const listenerOf = (who: number) => listeners.get(who) as Listener;
+  let n = 0;
+
+  /** Resolves when the client has heard all that it was sent so far: it answers what is sent last. */
+  const settled = ({ peer }: Listener) =>
+    new Promise<void>((resolve) => {
+      settling.set(peer.id, resolve);
+      peer.emit("settle");
+    });
+
+  function expectIn(room: string, label: string, except?: number) {
+    for (const who of membersOf(room)) if (who !== except) expected[who]?.push(label);
+  }
+
+  const acts: { [K in Act["do"]]: (act: Act & { readonly do: K }, label: string) => void } = {
+    join({ who, room }) {
+      membersOf(room).add(who);
+      house.join(listenerOf(who).peer, room);
+    },
+    leave({ who, room }) {
+      membersOf(room).delete(who);
+      house.leave(listenerOf(who).peer, room);
+    },
+    direct({ who }, label) {
+      expected[who]?.push(label);
+      listenerOf(who).peer.emit("m", label);
+    },
+    direct_binary({ who }, label) {
+      expected[who]?.push(`${label} bytes`);
+      listenerOf(who).peer.emit("m", label, Buffer.from("bytes"));
+    },
+    direct_other({ who }, label) {
+      expected[who]?.push(`other ${label}`);
+      listenerOf(who).other.emit("m", label);
+    },
+    room({ room }, label) {
+      expectIn(room, label);
+      house.publish(room, "m", label);
+    },
+    room_except({ room, who }, label) {
+      expectIn(room, label, who);
+      house.publishExcept(listenerOf(who).peer, room, "m", label);
+    },
+  };
+  const act = (one: Act) => (acts[one.do] as (act: Act, label: string) => void)(one, `${one.do}:${n++}`);
+
+  async function connect(who: number, way: Way) {
+    const arrived = house.nextPeer();
+    const client = connectClient(house.url, {
+      transports: [...TRANSPORTS[way]],
+      reconnection: false,
+      forceNew: true,
+    });
+    const connected = new Promise((resolve) => client.once("connect", () => resolve(null)));
+    const otherClient = client.io.socket("/other");
+    const otherConnected = new Promise((resolve) => otherClient.once("connect", () => resolve(null)));
+    client.on("m", (...args) => heard[who]?.push(shown(args)));
+    client.on("settle", () => client.emit("settled"));
+    otherClient.on("m", (...args) => heard[who]?.push(`other ${shown(args)}`));
+    const peer = await arrived;
+    await Promise.all([connected, otherConnected]);
+    const other = [...house.others].find(({ session }) => session === peer.session) as GuestPeer;
+    listeners.set(who, { client, peer, other });
+  }
+
+  async function disconnect(who: number) {
+    const listener = listenerOf(who);
+    await settled(listener);
+    const gone = new Promise<void>((resolve) => ending.set(listener.peer.id, resolve));
+    listener.client.io.engine.close();
+    await gone;
+    listeners.delete(who);
+    for (const room of ROOMS) membersOf(room).delete(who);
+  }
+
+  async function upgraded(who: number) {
+    const { engine } = listenerOf(who).client.io;
+    if (engine.transport.name === "websocket") return;
+    await new Promise((resolve) => engine.once("upgrade", () => resolve(null)));
+  }
+
+  for (const step of script) {
+    if (step.do === "connect") await connect(step.who, step.way);
+    else if (step.do === "disconnect") await disconnect(step.who);
+    else if (step.do === "upgraded") await upgraded(step.who);
+    else if (step.do === "burst") step.acts.forEach(act);
+    else act(step);
+  }
+  await Promise.all([...listeners.values()].map(settled));
+  const present = new Map(ROOMS.map((room) => [room, [...house.fanout.members(room)]]));
+  const peersOf = (room: string) => [...membersOf(room)].map((who) => listenerOf(who).peer);
+  for (const room of ROOMS) expect(new Set(present.get(room))).toEqual(new Set(peersOf(room)));
+  for (const { client } of listeners.values()) client.close();
+  return { heard, expected };
+}
+
+describe("createFanout delivers as the model says", () => {
+  const rounds = 16;
   let delivered = 0;
   for (let round = 0; round < rounds; round++) {
     test(`script of seed ${seed + round} (FANOUT_SEED=${seed + round})`, async () => {
-      const script = scriptOf(seed + round);
-      const [native, stock] = await Promise.all([
-        play(start("native"), script),
-        play(start("stock"), script),
-      ]);
-      expect(native).toEqual(stock);
-      delivered += native.flat().length;
+      const { heard, expected } = await play(scriptOf(seed + round));
+      expect(heard).toEqual(expected);
+      delivered += heard.flat().length;
     });
   }
 
@@ -207,162 +230,138 @@ describe("createFanoutAdapter delivers as the stock adapter does", () => {
   });
 });
 
-describe("createFanoutAdapter", () => {
-  const numberOf = (frame: string) => Number(frame.slice(7, frame.indexOf(",", 7)));
-  /** The next socket that is let in. */
-  const nextSocket = ({ io }: EngineHouse) =>
-    new Promise<Socket>((resolve) => io.once("connection", resolve));
+describe("createFanout", () => {
+  const numberOf = (frame: string) => Number(frame.slice(7).match(/^\d+/)?.[0]);
+  const numbers = (count: number) => Array.from({ length: count }, (_, n) => n);
+
+  /** A bare WebSocket in `/` whose next frame is the first that it is sent there. */
+  async function enter(house: EngineHouse) {
+    const arrived = house.nextPeer();
+    const client = openSocket(house.url, "");
+    client.socket.onopen = () => client.socket.send("40");
+    const peer = await arrived;
+    await client.frame();
+    await client.frame();
+    return { client, peer };
+  }
 
   test("keeps the order of publishes and direct packets through an upgrade in the middle of a burst", async () => {
-    for (const adapter of ["native", "stock"] as const) {
-      const house = start(adapter);
-      const arrived = nextSocket(house);
-      const client = connectClient(house.url, { reconnection: false });
-      const heard: number[] = [];
-      client.on("m", (n: number) => heard.push(n));
-      const socket = await arrived;
-      await socket.join("room");
-      let n = 0;
-      let upgraded = false;
-      socket.conn.once("upgrade", () => {
-        upgraded = true;
-        // In the turn of the upgrade, before the engine has flushed what it queued.
-        socket.emit("m", n++);
+    const { promise: settled, resolve } = Promise.withResolvers<void>();
+    const house = start({ events: { settled: () => resolve() } });
+    const arrived = house.nextPeer();
+    const client = connectClient(house.url, { reconnection: false });
+    const heard: number[] = [];
+    client.on("m", (n: number) => heard.push(n));
+    client.on("settle", () => client.emit("settled"));
+    const peer = await arrived;
+    house.join(peer, "room");
+    let n = 0;
+    let upgraded = false;
+    peer.session.conn.once("upgrade", () => {
+      upgraded = true;
+      // In the turn of the upgrade, right behind what the engine had queued.
+      queueMicrotask(() => {
+        house.publish("room", "m", n++);
+        peer.emit("m", n++);
+        house.publish("room", "m", n++);
       });
-      for (let after = 0; after < 50; after += upgraded ? 1 : 0) {
-        for (let i = 0; i < 3; i++) {
-          house.io.to("room").emit("m", n++);
-          socket.emit("m", n++);
-        }
-        await new Promise(setImmediate);
+    });
+    for (let after = 0; after < 50; after += upgraded ? 1 : 0) {
+      for (let i = 0; i < 3; i++) {
+        house.publish("room", "m", n++);
+        peer.emit("m", n++);
       }
-      client.on("settle", (answer: () => void) => answer());
-      await settled(socket);
-      expect(heard).toEqual(Array.from({ length: n }, (_, i) => i));
-      client.close();
+      await new Promise(setImmediate);
     }
+    peer.emit("settle");
+    await settled;
+    expect(heard).toEqual(numbers(n));
+    client.close();
   });
 
   test("publishes to the WebSockets of a room, and to nobody who left or went", async () => {
-    const house = start("native");
-    const { io, server } = house;
-    const clients = [];
-    for (let i = 0; i < 3; i++) {
-      const arrived = nextSocket(house);
-      clients.push(connectClient(house.url, { transports: ["websocket"], reconnection: false }));
-      await (await arrived).join("room");
-    }
-    const [first, second] = [...io.sockets.sockets.values()] as [Socket, Socket];
-    expect(server.subscriberCount("/\nroom")).toBe(3);
-    first.leave("room");
-    expect(server.subscriberCount("/\nroom")).toBe(2);
-    second.disconnect();
-    expect(server.subscriberCount("/\nroom")).toBe(1);
-    for (const client of clients) client.close();
-    while (io.sockets.sockets.size > 0) await new Promise(setImmediate);
-    expect(server.subscriberCount("/\nroom")).toBe(0);
+    let left = () => {};
+    const house = start({ onDisconnect: () => left() });
+    const { fanout, server } = house;
+    const [first, second, third] = [await enter(house), await enter(house), await enter(house)];
+    for (const { peer } of [first, second, third]) house.join(peer, "room");
+    house.join(third.peer, "room");
+    expect(server.subscriberCount("room")).toBe(3);
+    house.leave(first.peer, "room");
+    house.leave(first.peer, "room");
+    expect(server.subscriberCount("room")).toBe(2);
+    second.peer.session.close();
+    expect(server.subscriberCount("room")).toBe(1);
+    expect([...fanout.members("room")]).toEqual([third.peer]);
+    const gone = new Promise<void>((resolve) => {
+      left = resolve;
+    });
+    third.client.socket.close();
+    await gone;
+    expect(server.subscriberCount("room")).toBe(0);
+    expect([...fanout.members("room")]).toEqual([]);
+    house.publish("room", "m", "to nobody");
+    first.peer.emit("m", "alone");
+    expect(await first.client.frame()).toBe('42["m","alone"]');
+    first.client.socket.close();
   });
 
-  test("delivers nothing to a socket that is not let in yet, and everything once it is", async () => {
-    const house = start("native");
-    let letIn = () => {};
-    const waiting = new Promise<Socket>((resolve) => {
-      house.io.use((socket, next) => {
-        socket.join("room");
-        letIn = next;
-        resolve(socket);
-      });
-    });
-    const client = openSocket(house.url, "");
-    await client.frame();
-    client.socket.send("40");
-    await waiting;
-    house.io.to("room").emit("m", "early");
-    house.io.emit("m", "early");
-    const arrived = nextSocket(house);
-    letIn();
-    await arrived;
-    house.io.to("room").emit("m", "in time");
-    expect(await client.frame()).toStartWith("40{");
-    expect(await client.frame()).toBe('42["m","in time"]');
-    client.socket.close();
-  });
-
-  test("delivers once for each socket, where two of a namespace share a connection", async () => {
-    const house = start("native");
-    const sockets: Socket[] = [];
-    const both = new Promise<void>((resolve) => {
-      house.io.on("connection", (socket) => {
-        socket.join("room");
-        if (sockets.push(socket) === 2) resolve();
-      });
-    });
+  test("writes to the members that poll, and gives them a topic when they upgrade", async () => {
+    const house = start();
+    const arrived = house.nextPeer();
     const session = await openPolling(house.url);
-    await session.post("40\x1e40");
-    await both;
-    house.io.to("room").emit("m", 1);
-    const polled = (await (await session.poll()).text()).split("\x1e");
-    expect(polled.filter((packet) => packet === '42["m",1]')).toHaveLength(2);
+    await session.post("40");
+    const peer = await arrived;
+    house.join(peer, "room");
+    house.join(peer, "left");
+    house.leave(peer, "left");
+    for (const room of ["room", "left", "elsewhere"]) house.publish(room, "m", room);
+    house.publishExcept(peer, "room", "m", "for the others");
+    expect(house.server.subscriberCount("room")).toBe(0);
+    const packets = (await (await session.poll()).text()).split("\x1e");
+    expect(packets.slice(1)).toEqual(['42["m","room"]']);
     const client = openSocket(house.url, `&sid=${session.sid}`);
     await client.opened;
     client.socket.send("2probe");
     await client.frame();
-    const upgraded = new Promise((resolve) => sockets[0]?.conn.once("upgrade", resolve));
+    const upgraded = new Promise((resolve) => peer.session.conn.once("upgrade", resolve));
     client.socket.send("5");
     await upgraded;
-    house.io.to("room").emit("m", 2);
-    for (const socket of sockets) {
-      socket.leave("room");
-      house.io.to("room").emit("m", 3);
-    }
-    house.io.emit("m", 4);
-    const frames = [];
-    while (frames.filter((frame) => frame === '42["m",4]').length < 2) frames.push(await client.frame());
-    expect(frames.sort()).toEqual(['42["m",2]', '42["m",2]', '42["m",3]', '42["m",4]', '42["m",4]']);
+    expect(house.server.subscriberCount("room")).toBe(1);
+    expect(house.server.subscriberCount("left")).toBe(0);
+    house.publish("room", "m", 1);
+    house.leave(peer, "room");
+    house.publish("room", "m", 2);
+    peer.emit("m", 3);
+    expect(numberOf(await client.frame())).toBe(1);
+    expect(numberOf(await client.frame())).toBe(3);
     client.socket.close();
   });
 
-  test("keeps a room that bears a socket's id apart from the socket", async () => {
-    const house = start("native");
-    const arrived = nextSocket(house);
-    const victim = openSocket(house.url, "");
-    victim.socket.onopen = () => victim.socket.send("40");
-    const { id } = await arrived;
-    await victim.frame();
-    await victim.frame();
-    const other = nextSocket(house);
-    const namesake = openSocket(house.url, "");
-    namesake.socket.onopen = () => namesake.socket.send("40");
-    const second = await other;
-    await namesake.frame();
-    await namesake.frame();
-    second.join(id);
-    house.io.to(id).emit("m", "for two");
-    house.io.to(second.id).emit("m", "for one");
-    house.io.except(id).emit("m", "for neither");
-    second.to(id).emit("m", "for the other");
-    second.emit("m", "for me");
-    expect(await namesake.frame()).toBe('42["m","for two"]');
-    expect(await namesake.frame()).toBe('42["m","for one"]');
-    expect(await namesake.frame()).toBe('42["m","for me"]');
-    expect(await victim.frame()).toBe('42["m","for two"]');
-    expect(await victim.frame()).toBe('42["m","for the other"]');
-    victim.socket.close();
-    namesake.socket.close();
+  test("keeps a room that bears a peer's id apart from the peer", async () => {
+    const house = start();
+    const [victim, namesake] = [await enter(house), await enter(house)];
+    house.join(namesake.peer, victim.peer.id);
+    house.publish(victim.peer.id, "m", "for the room");
+    for (const { peer } of [victim, namesake]) peer.emit("m", "for me");
+    expect(await victim.client.frame()).toBe('42["m","for me"]');
+    expect(await namesake.client.frame()).toBe('42["m","for the room"]');
+    victim.client.socket.close();
+    namesake.client.socket.close();
   });
 
   test("loses nothing when one turn sends more than Bun may hold for topics", async () => {
-    const house = startEngineHouse({ adapter: "native", outboundBytesMax: 60_000_000 });
-    houses.push(house);
-    const arrived = nextSocket(house);
-    const client = openSocket(house.url, "");
-    client.socket.onopen = () => client.socket.send("40");
-    await (await arrived).join("room");
-    await client.frame();
-    await client.frame();
+    const house = start({ outboundBytesMax: 60_000_000 });
+    const [one, other] = [await enter(house), await enter(house)];
+    for (const { peer } of [one, other]) house.join(peer, "room");
     const pad = "x".repeat(1_000_000);
-    for (let n = 0; n < 40; n++) house.io.to("room").emit("m", n, pad);
-    for (let n = 0; n < 40; n++) expect(numberOf(await client.frame())).toBe(n);
-    client.socket.close();
+    for (const n of numbers(40)) {
+      if (n % 2 === 0) house.publish("room", "m", n, pad);
+      else house.publishExcept(other.peer, "room", "m", n, pad);
+    }
+    for (const n of numbers(40)) expect(numberOf(await one.client.frame())).toBe(n);
+    for (const n of numbers(20)) expect(numberOf(await other.client.frame())).toBe(2 * n);
+    one.client.socket.close();
+    other.client.socket.close();
   });
 });
