@@ -9,8 +9,9 @@ import {
   unlinkSync,
   writeSync,
 } from "node:fs";
-import { availableParallelism, cpus, release } from "node:os";
-import { join } from "node:path";
+import { mkdir, mkdtemp } from "node:fs/promises";
+import { availableParallelism, cpus, release, tmpdir } from "node:os";
+import { join, resolve } from "node:path";
 import bunEngine from "@socket.io/bun-engine/package.json";
 import socketIo from "socket.io/package.json";
 
@@ -72,6 +73,23 @@ export function fileSystemOf(folder: string): string {
   } catch {
     return "unknown";
   }
+}
+
+/** How many files this process, and each that it starts, may have open. */
+export function descriptors(): number {
+  const said = Bun.spawnSync(["sh", "-c", "ulimit -n"]).stdout.toString().trim();
+  return said === "unlimited" ? Number.POSITIVE_INFINITY : Number(said);
+}
+
+export const IN_MEMORY: ReadonlySet<string> = new Set(["tmpfs", "ramfs"]);
+
+/** A folder for the stores: on a disk, as an fsync in memory costs nothing and would flatter whoever syncs most. */
+export async function storeFolder(): Promise<string> {
+  const temporary = tmpdir();
+  if (!IN_MEMORY.has(fileSystemOf(temporary))) return mkdtemp(join(temporary, "chat-bench-"));
+  const cache = resolve(import.meta.dir, "../../.cache");
+  await mkdir(cache, { recursive: true });
+  return mkdtemp(join(cache, "chat-bench-"));
 }
 
 /** The median time of an fdatasync after 4 kB more, in milliseconds: what each durable commit waits for. */

@@ -8,12 +8,10 @@
  * Exits 1 when a message was lost, repeated or out of order, refused, or is not in the store; never for being slow.
  */
 
-import { mkdir, mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
+import { rm } from "node:fs/promises";
 import { parseArgs } from "node:util";
 import { CONTENDERS, type ContenderName } from "./contenders.ts";
-import { describeMachine, fileSystemOf } from "./machine.ts";
+import { describeMachine, IN_MEMORY, storeFolder } from "./machine.ts";
 import { reportOn, showContenders, showMachine, showScenario, showVerdicts } from "./report.ts";
 import { type Run, type Scenario, subjectOf } from "./scenario.ts";
 import { SCENARIOS } from "./scenarios.ts";
@@ -21,7 +19,6 @@ import { SCENARIOS } from "./scenarios.ts";
 const ROUNDS = 5;
 const WARM_UP_MS = 1_500;
 const MEASURE_MS = 2_000;
-const IN_MEMORY = new Set(["tmpfs", "ramfs"]);
 
 const { values } = parseArgs({
   options: {
@@ -66,15 +63,6 @@ function chosen(only: readonly string[]): readonly Scenario[] {
       ),
     }))
     .filter((scenario) => scenario.contenders.some((name) => contenders.includes(name)));
-}
-
-/** A folder for the stores: on a disk, as an fsync in memory costs nothing and would flatter whoever syncs most. */
-async function storeFolder(): Promise<string> {
-  const temporary = tmpdir();
-  if (!IN_MEMORY.has(fileSystemOf(temporary))) return mkdtemp(join(temporary, "chat-bench-"));
-  const cache = resolve(import.meta.dir, "../../.cache");
-  await mkdir(cache, { recursive: true });
-  return mkdtemp(join(cache, "chat-bench-"));
 }
 
 async function measure({ name, kind }: Scenario, contender: ContenderName): Promise<Run> {

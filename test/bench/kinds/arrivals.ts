@@ -4,6 +4,7 @@ import { join } from "node:path";
 import type { Arrivals, Arriving } from "../arrivals-generator.ts";
 import type { ContenderName } from "../contenders.ts";
 import { fillStore } from "../fill.ts";
+import { descriptors } from "../machine.ts";
 import { generate, type Serving, serving } from "../run.ts";
 import type { Kind, Run } from "../scenario.ts";
 
@@ -83,7 +84,8 @@ export function resumes(coming: {
   };
 }
 
-const arrive = (asked: Serving, coming: Coming): Promise<Arrivals> =>
+/** One run of such clients on a server. */
+export const arrive = (asked: Serving, coming: Coming): Promise<Arrivals> =>
   serving(asked, ({ port, pid }) => {
     const arriving: Arriving = { hostname: "127.0.0.1", port, serverPid: pid, ...coming };
     return generate<Arrivals>("arrivals-generator.ts", arriving);
@@ -104,10 +106,4 @@ function runOf(contender: ContenderName, arrivals: Arrivals, figures: Run["figur
     },
     faults,
   };
-}
-
-/** How many files this process, and each that it starts, may have open. */
-function descriptors(): number {
-  const said = Bun.spawnSync(["sh", "-c", "ulimit -n"]).stdout.toString().trim();
-  return said === "unlimited" ? Number.POSITIVE_INFINITY : Number(said);
 }
