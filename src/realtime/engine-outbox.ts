@@ -76,14 +76,10 @@ export function createOutbox(onWritten: (link: Link) => void = () => {}): Outbox
   function handOver(link: Link, frames: Gathered["frames"]) {
     const { socket } = link;
     if (socket.readyState !== WebSocket.OPEN) return;
-    const [only] = frames;
-    if (frames.length === 1 && only !== undefined) {
-      socket.send(only);
-    } else {
-      socket.cork(() => {
-        for (const frame of frames) socket.send(frame);
-      });
-    }
+    // For a single frame too: what was published and is not flushed yet goes out in the same write.
+    socket.cork(() => {
+      for (const frame of frames) socket.send(frame);
+    });
     onWritten(link);
   }
 

@@ -45,6 +45,8 @@ export function mongoClient(uri: string, silenceMs: number): MongoClient {
       socketTimeoutMS: silenceMs,
       heartbeatFrequencyMS: MONGO_TIMES.heartbeatMs,
       minHeartbeatFrequencyMS: MONGO_TIMES.knockMs,
+      // A server that tells of changes by itself is not asked in between, though a broken connection made us doubt it.
+      serverMonitoringMode: "poll",
       // One way to deal with an unknown outcome, not two: append asks by id what was stored.
       retryWrites: false,
       // Text that is no UTF-8, written by some other program, must not make its neighbours unreadable.
