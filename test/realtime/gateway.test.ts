@@ -1,13 +1,16 @@
 import { afterEach, beforeEach, expect, setDefaultTimeout, test } from "bun:test";
 import { createLocalBus } from "../../src/bus/local.ts";
 import { createChat } from "../../src/chat/chat.ts";
+import type { RoomName } from "../../src/domain/ids.ts";
 import { ChatError } from "../../src/errors.ts";
 import { LIMITS } from "../../src/limits.ts";
-import { createMetrics } from "../../src/observe/metrics.ts";
-import { attachGateway, createBroadcast } from "../../src/realtime/gateway.ts";
+import { createFanout } from "../../src/realtime/fanout.ts";
+import { type ChatPeer, createBroadcast, createGateway, type Gateway } from "../../src/realtime/gateway.ts";
+import { createSocketIo } from "../../src/realtime/socket-io.ts";
 import { range, refused, seqsOf } from "../contract/conversation.ts";
 import { type Answer, bunClient, type Link } from "../contract/links.ts";
-import { startEngineHouse } from "../fixture/engine.ts";
+import type { Transport } from "../contract/stock-client.ts";
+import { openSocket, startEngine } from "../fixture/engine.ts";
 import { gated } from "../fixture/gated.ts";
 import { openSqlite, scratch, silentLog } from "../fixture/sqlite.ts";
 
@@ -23,13 +26,13 @@ afterEach(() => gateway.dispose());
 async function opened() {
   const folder = await scratch();
   const repository = gated(await openSqlite(folder.path));
-  const house = startEngineHouse();
-  const bus = createLocalBus({ log: silentLog });
-  const metrics = createMetrics();
+  const host = startEngine({ accept: (session) => socketIo.accept(session) });
+  const { metrics, url } = host;
+  const fanout = createFanout<ChatPeer>({ server: () => host.server, mayPublish: host.engine.mayPublish });
   const chat = createChat({
     repository,
-    bus,
-    ...createBroadcast(house.io),
+    bus: createLocalBus({ log: silentLog }),
+    ...createBroadcast(fanout),
     rate: null,
     inFlightMax: 4_096,
     now: Date.now,
@@ -38,25 +41,29 @@ async function opened() {
     log: silentLog,
     metrics,
   });
-  attachGateway({ io: house.io, chat, messageBytesMax: 1_000, log: silentLog, metrics });
-  const url = `http://127.0.0.1:${house.server.port}`;
+  const gateway = createGateway({ chat, fanout, messageBytesMax: 1_000, log: silentLog, metrics });
   let watching: (() => void)[] = [];
-  house.io.on("connection", (socket) => {
-    socket.on("disconnect", () => {
+  const watched: Gateway = {
+    ...gateway,
+    onDisconnect(peer, reason) {
+      gateway.onDisconnect(peer, reason);
       for (const tell of watching) tell();
       watching = [];
-    });
-  });
+    },
+  };
+  const socketIo = createSocketIo({ namespaces: new Map([["/", watched]]), connectTimeoutMs: 45_000 });
   return {
     /** Resolves once the server knows that the next connection has ended. */
     ended: () => new Promise<void>((resolve) => watching.push(resolve)),
+    ...host,
+    gateway,
+    fanout,
     repository,
-    url,
-    connect: (): Promise<Link> => bunClient().connect(url, "websocket"),
+    broadcast: createBroadcast(fanout),
+    connect: (transport: Transport = "websocket"): Promise<Link> => bunClient().connect(url, transport),
     async dispose() {
       chat.close();
-      house.engine.close();
-      await house.server.stop(true);
+      await host.stop();
       await chat.settled();
       await repository.close();
       await folder[Symbol.asyncDispose]();
@@ -175,4 +182,97 @@ test("any name of an event gets an answer: numbers, long ones, torn characters, 
   expect(answer(frames[2])).toEqual(["error", { ...unknown, event: "7" }]);
   expect(answer(frames[3])).toMatchObject([{ ok: false, error: { code: "invalid_payload" } }]);
   bare.close();
+});
+
+/** A bare WebSocket that has connected to the default namespace. */
+async function bareSocket(url: string) {
+  const bare = openSocket(url, "");
+  await bare.frame();
+  bare.socket.send("40");
+  expect(await bare.frame()).toStartWith("40{");
+  return {
+    ...bare,
+    call: async (id: number, event: string, payload: unknown) => {
+      bare.socket.send(`42${id}${JSON.stringify([event, payload])}`);
+      const frame = await bare.frame();
+      expect(frame).toStartWith(`43${id}[`);
+      return (JSON.parse(frame.slice(`43${id}`.length)) as [Answer])[0];
+    },
+  };
+}
+
+test("a client that leaves the namespace has left its rooms, and may come back on the same connection", async () => {
+  const { connect, url, fanout } = gateway;
+  const watcher = await connect();
+  await watcher.call("join_room", { room: "lobby", user_id: "ada" });
+  const bare = await bareSocket(url);
+  await bare.call(1, "join_room", { room: "lobby", user_id: "bob" });
+  expect(await watcher.next("user_joined")).toMatchObject({ user_id: "bob" });
+  bare.socket.send("41");
+  expect(await watcher.next("user_left")).toMatchObject({ user_id: "bob" });
+  expect([...fanout.members("lobby")]).toHaveLength(1);
+  await say(watcher, "without bob");
+
+  bare.socket.send("40");
+  expect(await bare.frame()).toStartWith("40{");
+  expect(await bare.call(2, "send_message", { room: "lobby", user_id: "bob", message: "?" })).toEqual(
+    refused("not_in_room"),
+  );
+  expect(await bare.call(3, "join_room", { room: "lobby", user_id: "bob" })).toMatchObject({
+    ok: true,
+    seq: 1,
+  });
+  expect(await watcher.next("user_joined")).toMatchObject({ user_id: "bob" });
+  await say(watcher, "with bob");
+  expect(await bare.frame()).toContain('"message":"with bob"');
+  bare.socket.close();
+});
+
+test("a client that leaves the namespace while it joins a room, and comes back, is not in the room", async () => {
+  const { connect, url, fanout, repository, ended } = gateway;
+  const watcher = await connect();
+  await watcher.call("join_room", "lobby");
+  const bare = await bareSocket(url);
+  const asking = repository.hold("head", "answered");
+  bare.socket.send('421["join_room",{"room":"lobby","user_id":"ghost"}]');
+  await asking.reached;
+  const left = ended();
+  bare.socket.send("41");
+  await left;
+  bare.socket.send("40");
+  expect(await bare.frame()).toStartWith("40{");
+  asking.release();
+  await say(watcher, "alone");
+  expect([...fanout.members("lobby")]).toHaveLength(1);
+  expect(await bare.call(2, "leave_room", "lobby")).toEqual(refused("not_in_room"));
+  expect(watcher.heard.filter(({ name }) => name.startsWith("user_"))).toEqual([]);
+  bare.socket.close();
+});
+
+test.each(["websocket", "polling"] as const)(
+  "createBroadcast dismisses all of a room and nobody else, over %s",
+  async (transport) => {
+    const { broadcast, connect, engine } = gateway;
+    const [one, two, apart] = [await connect(transport), await connect(transport), await connect(transport)];
+    for (const link of [one, two]) await link.call("join_room", "lobby");
+    await apart.call("join_room", "hall");
+    broadcast.dismiss("lobby" as RoomName);
+    // As by the loss of a transport, after which a client comes back by itself.
+    for (const link of [one, two]) expect(await link.closed).toBe("transport close");
+    expect(await apart.call("leave_room", "hall")).toMatchObject({ ok: true });
+    expect([...engine.connections()]).toHaveLength(1);
+  },
+);
+
+test("createGateway answers `draining` to whom it lets go, and to nobody else", async () => {
+  const { gateway: face, connect, engine } = gateway;
+  const link = await connect();
+  await link.call("join_room", "lobby");
+  const [connection] = engine.connections();
+  const other = await connect();
+  await other.call("join_room", "lobby");
+  face.letGo(connection as object);
+  expect(await say(link, "?")).toMatchObject({ ok: false, error: { code: "draining", retryable: true } });
+  expect(await say(other, "!")).toMatchObject({ ok: true, seq: 1 });
+  expect(await link.next("receive_message")).toMatchObject({ message: "!" });
 });
