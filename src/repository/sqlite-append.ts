@@ -25,22 +25,30 @@ interface OpenRoom {
   touched: boolean;
 }
 
+/** Every statement of the write transaction, for the test that asks SQLite how it would run them. */
+export const APPEND_STATEMENTS = {
+  begin: "BEGIN IMMEDIATE",
+  commit: "COMMIT",
+  rollback: "ROLLBACK",
+  findRoom: "SELECT id, seq, last_received_at FROM rooms WHERE name = ?1",
+  addRoom: "INSERT INTO rooms (name, seq, last_received_at) VALUES (?1, 0, 0)",
+  writeRoom: "UPDATE rooms SET seq = ?2, last_received_at = ?3 WHERE id = ?1",
+  insert: `INSERT INTO messages (place, id, user_id, client_id, text, timestamp, received_at)
+    VALUES ((?1 << ${SEQ_BITS}) | ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+    ON CONFLICT (room_id, user_id, client_id) WHERE client_id IS NOT NULL DO NOTHING`,
+  findFirst: `SELECT id, seq, text, timestamp, received_at FROM messages
+    WHERE room_id = ?1 AND user_id = ?2 AND client_id = ?3 AND client_id IS NOT NULL`,
+} as const;
+
 export function createAppender(db: Database): Appender {
-  const begin = db.prepare("BEGIN IMMEDIATE");
-  const commit = db.prepare("COMMIT");
-  const rollback = db.prepare("ROLLBACK");
-  const findRoom = db.prepare("SELECT id, seq, last_received_at FROM rooms WHERE name = ?1");
-  const addRoom = db.prepare("INSERT INTO rooms (name, seq, last_received_at) VALUES (?1, 0, 0)");
-  const writeRoom = db.prepare("UPDATE rooms SET seq = ?2, last_received_at = ?3 WHERE id = ?1");
-  const insert = db.prepare(
-    `INSERT INTO messages (place, id, user_id, client_id, text, timestamp, received_at)
-     VALUES ((?1 << ${SEQ_BITS}) | ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-     ON CONFLICT (room_id, user_id, client_id) WHERE client_id IS NOT NULL DO NOTHING`,
-  );
-  const findFirst = db.prepare(
-    `SELECT id, seq, text, timestamp, received_at FROM messages
-     WHERE room_id = ?1 AND user_id = ?2 AND client_id = ?3 AND client_id IS NOT NULL`,
-  );
+  const begin = db.prepare(APPEND_STATEMENTS.begin);
+  const commit = db.prepare(APPEND_STATEMENTS.commit);
+  const rollback = db.prepare(APPEND_STATEMENTS.rollback);
+  const findRoom = db.prepare(APPEND_STATEMENTS.findRoom);
+  const addRoom = db.prepare(APPEND_STATEMENTS.addRoom);
+  const writeRoom = db.prepare(APPEND_STATEMENTS.writeRoom);
+  const insert = db.prepare(APPEND_STATEMENTS.insert);
+  const findFirst = db.prepare(APPEND_STATEMENTS.findFirst);
   const statements = [begin, commit, rollback, findRoom, addRoom, writeRoom, insert, findFirst];
 
   function openRoom(name: string): OpenRoom {

@@ -7,7 +7,6 @@ import { join } from "node:path";
 import type { RoomName, Seq } from "../../src/domain/ids.ts";
 import { ChatError } from "../../src/errors.ts";
 import { LIMITS } from "../../src/limits.ts";
-import { READ_STATEMENTS } from "../../src/repository/sqlite-reads.ts";
 import { MIGRATIONS, migrate } from "../../src/repository/sqlite-schema.ts";
 import { openSqlite, scratch, sends, sqliteChild } from "../fixture/sqlite.ts";
 
@@ -199,21 +198,6 @@ test("migrate brings an old file up step by step, each step whole or not at all"
   expect(db.prepare("SELECT count(*) FROM messages").values()).toEqual([[10]]);
   db.close();
   expect(await startFault(place.path)).toContain(`has schema ${newest + 1}`);
-});
-
-test("READ_STATEMENTS all go by an index, and sort nothing", () => {
-  const db = new Database(":memory:");
-  migrate(db, ":memory:");
-  for (const [name, sql] of Object.entries(READ_STATEMENTS)) {
-    const plan = db
-      .prepare(`EXPLAIN QUERY PLAN ${sql}`)
-      .values()
-      .map((row) => String(row[3]));
-    // The rows of a bounded inner query may be looked through.
-    const unfit = plan.filter((step) => !/^(SEARCH|CO-ROUTINE|SCAN \(subquery)/.test(step));
-    expect({ name, unfit }).toEqual({ name, unfit: [] });
-  }
-  db.close();
 });
 
 /** Another process that reads in one transaction until it is disposed of. */
