@@ -2,8 +2,20 @@
 
 import { join, resolve } from "node:path";
 import { FROM_SOURCE } from "../fixture/program.ts";
+import type { DialectName } from "./dialects.ts";
+import { PEERS, type PeerName } from "./peers.ts";
 
-export type ContenderName = "ours" | "stock" | "stock-tx" | "bare" | "bare-cork" | "memory" | "bare-page" | "single-file" | "node-socket.io";
+export type ContenderName =
+  | "ours"
+  | "stock"
+  | "stock-tx"
+  | "bare"
+  | "bare-cork"
+  | "memory"
+  | "bare-page"
+  | "single-file"
+  | "node-socket.io"
+  | PeerName;
 
 export interface Contender {
   readonly what: string;
@@ -11,6 +23,10 @@ export interface Contender {
   readonly command: readonly string[];
   /** It keeps nothing on the disk, and nothing is looked for there. */
   readonly storeless?: true;
+  /** The bench makes the empty store, with our migrations, before it starts. */
+  readonly storeMade?: boolean;
+  /** Other than Socket.IO with the contract's events. */
+  readonly dialect?: DialectName;
 }
 
 /** Where the bench builds the program as one file. */
@@ -62,6 +78,7 @@ export const CONTENDERS: Readonly<Record<ContenderName, Contender>> = {
     command: ["node", join(import.meta.dir, "servers/node-socket.io.js")],
     storeless: true,
   },
+  ...PEERS,
 };
 
 /** Servers that take settings from the environment (ours) hear the same; the others have none to take. */

@@ -3,6 +3,7 @@
  * up, measures, and prints a Measurement as JSON.
  */
 
+import type { DialectName } from "./dialects.ts";
 import { busySeconds, cpuSecondsOf, residentBytesOf } from "./machine.ts";
 import { type Counts, type Faults, type MembersOptions, openMembers } from "./members.ts";
 import { makeTexts } from "./texts.ts";
@@ -10,6 +11,8 @@ import { makeTexts } from "./texts.ts";
 export interface Load {
   readonly hostname: string;
   readonly port: number;
+  /** Socket.IO where left out. */
+  readonly dialect?: DialectName;
   /** The server's process, whose CPU time is read. */
   readonly serverPid: number;
   readonly rooms: number;
@@ -69,11 +72,11 @@ const added = <T extends object>(left: T, right: T): T =>
   ) as T;
 
 async function measure(load: Load): Promise<Measurement> {
-  const { hostname, port, inFlight, senders } = load;
+  const { hostname, port, dialect = "socket.io", inFlight, senders } = load;
   // Names of one length: a delivery's number then stands at the same place in every room.
   const rooms = Array.from({ length: load.rooms }, (_, index) => `bench ${String(index).padStart(4, "0")}`);
   const texts = makeTexts(load.seed);
-  const options = { hostname, port, rooms, inFlight, texts };
+  const options = { hostname, port, dialect, rooms, inFlight, texts };
   const speakers = await openMembers({ ...options, members: senders, sending: true });
   const receivers = startReceivers();
   await receivers({ open: { ...options, members: load.members - senders, sending: false } });

@@ -3,6 +3,8 @@
  *   --rounds N    how many rounds (default 5; the figures are medians)
  *   --only NAME   one scenario, or one contender with the one it is compared with; may be given more than once
  *   --all         the scenarios too that take long and run only when they are named
+ *   --peers       other platforms' chat servers too, where a scenario takes them; installs them (docs/BENCHMARKS.md).
+ *                 One that cannot be had is left out, and said; where --only names it, that is an error
  *   --json FILE   writes every run and the report
  *   --seed N      what the senders say
  * Exits 1 when a message was lost, repeated or out of order, refused, or is not in the store; never for being slow.
@@ -12,7 +14,8 @@ import { rm } from "node:fs/promises";
 import { parseArgs } from "node:util";
 import { CONTENDERS, type ContenderName } from "./contenders.ts";
 import { describeMachine, IN_MEMORY, storeFolder } from "./machine.ts";
-import { reportOn, showContenders, showMachine, showScenario, showVerdicts } from "./report.ts";
+import { PEER_NAMES, type PeerName, type Prepared, preparePeers } from "./peers.ts";
+import { reportOn, showContenders, showMachine, showPeers, showScenario, showVerdicts } from "./report.ts";
 import { type Run, type Scenario, subjectOf } from "./scenario.ts";
 import { SCENARIOS } from "./scenarios.ts";
 
@@ -25,6 +28,7 @@ const { values } = parseArgs({
     rounds: { type: "string", default: String(ROUNDS) },
     only: { type: "string", multiple: true, default: [] },
     all: { type: "boolean", default: false },
+    peers: { type: "boolean", default: false },
     json: { type: "string" },
     seed: { type: "string", default: "1" },
   },
@@ -32,7 +36,7 @@ const { values } = parseArgs({
 
 const rounds = wholeNumber("rounds", values.rounds);
 const seed = wholeNumber("seed", values.seed);
-const scenarios = chosen(values.only);
+const wanted = chosen(values.only);
 
 function wholeNumber(name: string, text: string): number {
   if (/^[1-9]\d{0,8}$/.test(text)) return Number(text);
@@ -48,12 +52,15 @@ function refuse(line: string): never {
 function chosen(only: readonly string[]): readonly Scenario[] {
   const named = new Set(only);
   const contenders = Object.keys(CONTENDERS).filter((name) => named.delete(name));
-  const byName = SCENARIOS.filter(({ name }) => named.delete(name));
+  const known = SCENARIOS.map((scenario) =>
+    withPeers(scenario, (name) => values.peers || only.includes(name)),
+  );
+  const byName = known.filter(({ name }) => named.delete(name));
   if (named.size > 0)
     refuse(
       `--only knows ${[...SCENARIOS.map((scenario) => scenario.name), ...Object.keys(CONTENDERS)].join(", ")}`,
     );
-  const candidates = byName.length > 0 ? byName : SCENARIOS.filter(({ usual }) => usual || values.all);
+  const candidates = byName.length > 0 ? byName : known.filter(({ usual }) => usual || values.all);
   if (contenders.length === 0) return candidates;
   return candidates
     .map((scenario) => ({
@@ -65,6 +72,26 @@ function chosen(only: readonly string[]): readonly Scenario[] {
     .filter((scenario) => scenario.contenders.some((name) => contenders.includes(name)));
 }
 
+function withPeers(scenario: Scenario, isWanted: (name: PeerName) => boolean): Scenario {
+  return {
+    ...scenario,
+    contenders: [...scenario.contenders, ...(scenario.peers ?? []).filter(isWanted)],
+  };
+}
+
+/** What of the scenarios is left without those. */
+const without = (all: readonly Scenario[], left: ReadonlyMap<string, string>): readonly Scenario[] =>
+  all.map((scenario) => ({ ...scenario, contenders: scenario.contenders.filter((name) => !left.has(name)) }));
+
+/** Installs the peers that take part. Those that cannot be had are said, and an error where they were named. */
+async function peersOf(all: readonly Scenario[]): Promise<Prepared> {
+  const taking = new Set(all.flatMap(({ contenders }) => contenders));
+  const prepared = await preparePeers(PEER_NAMES.filter((name) => taking.has(name)));
+  for (const [name, why] of prepared.leftOut) process.stderr.write(`left out: ${name}: ${why}\n`);
+  if (values.only.some((name) => prepared.leftOut.has(name as PeerName))) process.exit(1);
+  return prepared;
+}
+
 async function measure({ name, kind }: Scenario, contender: ContenderName): Promise<Run> {
   try {
     return await kind.measure(contender, { folder, seed, warmUpMs: WARM_UP_MS, measureMs: MEASURE_MS });
@@ -73,6 +100,8 @@ async function measure({ name, kind }: Scenario, contender: ContenderName): Prom
   }
 }
 
+const peers = await peersOf(wanted);
+const scenarios = without(wanted, peers.leftOut);
 const folder = await storeFolder();
 try {
   const machine = describeMachine(folder);
@@ -82,6 +111,7 @@ try {
     `seed ${seed}, ${rounds} rounds, each run a fresh process and store: ${WARM_UP_MS} ms to warm up, then ${MEASURE_MS} ms and the drain\n`,
   );
   console.log(`${showContenders([...new Set(scenarios.flatMap(({ contenders }) => contenders))])}\n`);
+  if (peers.ready.size + peers.leftOut.size > 0) console.log(`${showPeers(peers)}\n`);
 
   const runs = new Map<Scenario, Run[]>(scenarios.map((scenario) => [scenario, []]));
   for (let round = 1; round <= rounds; round += 1) {
@@ -108,6 +138,7 @@ try {
     const every = Object.fromEntries([...runs].map(([{ name }, list]) => [name, list]));
     const written = {
       machine,
+      peers: { versions: Object.fromEntries(peers.ready), leftOut: Object.fromEntries(peers.leftOut) },
       seed,
       rounds,
       warmUpMs: WARM_UP_MS,

@@ -1,7 +1,8 @@
 /** Members of rooms over raw sockets: each checks every number it gets, and some send as fast as they are acked. */
 
 import type { Socket } from "bun";
-import { endOfNumber, OPCODES, PONG_FRAME, readFrames, readNumber, textFrame, writeFrame } from "./wire.ts";
+import { createDialect, type DialectName, PACKETS } from "./dialects.ts";
+import { OPCODES, PONG_FRAME, readFrames, readNumber, textFrame, writeFrame } from "./wire.ts";
 
 /** What went wrong, by kind; a run is good only when all are 0. */
 export interface Faults {
@@ -31,6 +32,8 @@ export const noFaults = (): Faults => ({
 export interface MembersOptions {
   readonly hostname: string;
   readonly port: number;
+  /** Socket.IO where left out. */
+  readonly dialect?: DialectName;
   readonly rooms: readonly string[];
   /** In each room. */
   readonly members: number;
@@ -76,10 +79,7 @@ const CONNECT_AT_ONCE = 32;
 /** Bytes of sends written together. */
 const OUT_BYTES = 256 * 1_024;
 
-const char = (text: string) => text.charCodeAt(0);
-const [TWO, THREE, FOUR, QUOTE, COLON] = [char("2"), char("3"), char("4"), char('"'), char(":")];
 const SEQ_FIELD = Buffer.from('"seq":');
-const OK = Buffer.from('[{"ok":true');
 
 interface Member {
   readonly place: number;
@@ -88,7 +88,8 @@ interface Member {
   socket: Socket<Member>;
   /** What of the last chunk was no whole frame. */
   rest: Uint8Array | undefined;
-  phase: "http" | "engine" | "namespace" | "room" | "live";
+  /** "http", then how many answers of the greeting have come, then "live". */
+  phase: "http" | number | "live";
   joined: PromiseWithResolvers<void>;
   /** The number that must come next. */
   next: number;
@@ -104,17 +105,14 @@ interface Sender {
 }
 
 export async function openMembers(options: MembersOptions): Promise<Members> {
-  const { hostname, port, rooms, inFlight, heard } = options;
+  const { hostname, port, rooms, inFlight, heard, dialect: spoken = "socket.io" } = options;
+  const dialect = createDialect(spoken);
+  const { separator } = dialect;
   const faults = noFaults();
-  const bodies = rooms.map((room) =>
-    options.texts.map((message) =>
-      Buffer.from(JSON.stringify(["send_message", { room, user_id: "ada", message }])),
-    ),
-  );
-  const handshake = `GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: ${hostname}:${port}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ${btoa("0123456789abcdef")}\r\n\r\n`;
-  const joinNamespace = textFrame("40");
-  const joinRoom = rooms.map((room) => textFrame(`420${JSON.stringify(["join_room", { room }])}`));
-  const pong = textFrame("3");
+  const bodies = rooms.map((room) => options.texts.map((text) => Buffer.from(dialect.body(room, text))));
+  const handshake = `GET ${dialect.path} HTTP/1.1\r\nHost: ${hostname}:${port}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ${btoa("0123456789abcdef")}\r\n\r\n`;
+  const greetings = rooms.map(dialect.greeting);
+  const pong = textFrame(dialect.pong);
   const out = Buffer.alloc(OUT_BYTES);
 
   let acks = 0;
@@ -122,8 +120,6 @@ export async function openMembers(options: MembersOptions): Promise<Members> {
   let deliveryBytes = 0;
   let sent = 0;
   const sentTo = rooms.map(() => 0);
-  /** Where a delivery's number begins, counted from the payload's begin: the same in all, as the names before it are. */
-  let seqAt = 0;
   let sendUntil = 0;
   let closing = false;
   let waiting: { readonly isOver: () => boolean; readonly resolve: () => void } | undefined;
@@ -151,22 +147,17 @@ export async function openMembers(options: MembersOptions): Promise<Members> {
       sender.nextId += 1;
       sender.unacked.add(id);
       sent += 1;
-      end = writeFrame(out, end, `42${id}`, body);
+      end = writeFrame(out, end, dialect.head(id), body);
     }
     if (end > 0) write(member, out.subarray(0, end));
     sentTo[member.room] = (sentTo[member.room] as number) + sent - before;
   }
 
   function takeDelivery(member: Member, bytes: Uint8Array, start: number, end: number) {
-    let at = start + seqAt;
-    if (bytes[at - 1] !== COLON || bytes[at - 2] !== QUOTE) {
-      const found = Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start).indexOf(SEQ_FIELD);
-      if (found < 0) {
-        faults.strange += 1;
-        return;
-      }
-      seqAt = found + SEQ_FIELD.length;
-      at = start + seqAt;
+    const at = dialect.seqAt(bytes, start, end);
+    if (at < 0) {
+      faults.strange += 1;
+      return;
     }
     const seq = readNumber(bytes, at);
     heard?.delivered(member.place, seq, performance.now());
@@ -183,8 +174,8 @@ export async function openMembers(options: MembersOptions): Promise<Members> {
   }
 
   function takeAck({ sender, place }: Member, bytes: Uint8Array, start: number, end: number) {
-    const id = readNumber(bytes, start + 2);
-    const isOk = isAt(bytes, endOfNumber(bytes, start + 2), OK);
+    const id = dialect.ackedId(bytes, start);
+    const isOk = dialect.isOk(bytes, start, end);
     if (heard !== undefined) {
       const found = Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start).indexOf(SEQ_FIELD);
       if (found < 0) faults.strange += 1;
@@ -197,17 +188,37 @@ export async function openMembers(options: MembersOptions): Promise<Members> {
   /** Frames before the member is in the room come one by one, each an answer to what was said last. */
   function takeGreeting(member: Member, bytes: Uint8Array, start: number, end: number) {
     const text = Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start).toString();
-    if (member.phase === "engine" && text.startsWith("0{")) {
-      member.phase = "namespace";
-      write(member, joinNamespace);
-    } else if (member.phase === "namespace" && text.startsWith("40")) {
-      member.phase = "room";
-      write(member, joinRoom[member.room] as Buffer);
-    } else if (member.phase === "room" && text.startsWith('430[{"ok":true')) {
+    const answers = greetings[member.room]?.answers ?? [];
+    const come = Number(member.phase);
+    const answer = answers[come];
+    if (answer === undefined || !text.startsWith(answer.begins)) {
+      member.joined.reject(new Error(`no answer for ${member.phase}: ${text}`));
+      return;
+    }
+    if (answer.say !== undefined) write(member, textFrame(answer.say));
+    if (come + 1 < answers.length) {
+      member.phase = come + 1;
+    } else {
       member.phase = "live";
       member.joined.resolve();
-    } else {
-      member.joined.reject(new Error(`no answer for ${member.phase}: ${text}`));
+    }
+  }
+
+  function takePacket(member: Member, bytes: Uint8Array, start: number, end: number) {
+    const packet = dialect.packet(bytes, start, end);
+    if (packet === PACKETS.ping) write(member, pong);
+    else if (member.phase !== "live") takeGreeting(member, bytes, start, end);
+    else if (packet === PACKETS.delivery) takeDelivery(member, bytes, start, end);
+    else if (packet === PACKETS.ack) takeAck(member, bytes, start, end);
+    else faults.strange += 1;
+  }
+
+  function takePackets(member: Member, bytes: Uint8Array, start: number, end: number, between: number) {
+    for (let from = start; from < end;) {
+      const next = bytes.indexOf(between, from);
+      const until = next < 0 || next > end ? end : next;
+      takePacket(member, bytes, from, until);
+      from = until + 1;
     }
   }
 
@@ -218,20 +229,18 @@ export async function openMembers(options: MembersOptions): Promise<Members> {
     if (member.phase === "http") {
       const end = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).indexOf("\r\n\r\n");
       if (end >= 0) {
-        member.phase = "engine";
+        member.phase = 0;
         from = end + 4;
+        const first = greetings[member.room]?.first;
+        if (first !== undefined) write(member, textFrame(first));
       }
     }
     if (member.phase !== "http") {
       from = readFrames(bytes, from, (opcode, frame, start, end) => {
-        const [first, second] = [frame[start], frame[start + 1]];
         if (opcode === OPCODES.ping) write(member, PONG_FRAME);
         else if (opcode !== OPCODES.text) faults.strange += 1;
-        else if (end - start === 1 && first === TWO) write(member, pong);
-        else if (member.phase !== "live") takeGreeting(member, frame, start, end);
-        else if (first === FOUR && second === TWO) takeDelivery(member, frame, start, end);
-        else if (first === FOUR && second === THREE) takeAck(member, frame, start, end);
-        else faults.strange += 1;
+        else if (separator === undefined) takePacket(member, frame, start, end);
+        else takePackets(member, frame, start, end, separator);
       });
     }
     member.rest = from < bytes.length ? Buffer.from(bytes.subarray(from)) : undefined;
@@ -329,10 +338,4 @@ export async function openMembers(options: MembersOptions): Promise<Members> {
       for (const { socket } of members) socket.terminate();
     },
   };
-}
-
-function isAt(bytes: Uint8Array, at: number, expected: Uint8Array): boolean {
-  for (let index = 0; index < expected.length; index += 1)
-    if (bytes[at + index] !== expected[index]) return false;
-  return true;
 }

@@ -2,6 +2,7 @@
 
 import { CONTENDERS, type ContenderName } from "./contenders.ts";
 import type { Machine } from "./machine.ts";
+import type { Prepared } from "./peers.ts";
 import { type Bound, type Figure, type Run, type Scenario, type Shares, subjectOf } from "./scenario.ts";
 import { median, ratios, type Spread, spread } from "./statistics.ts";
 
@@ -191,3 +192,9 @@ export function showVerdicts(reports: readonly ScenarioReport[]): string {
 export function showContenders(names: readonly ContenderName[]): string {
   return table(names.map((name) => [name, CONTENDERS[name].what])).replace(/ {2} +(?=\S)/g, "  ");
 }
+
+export const showPeers = ({ ready, leftOut }: Prepared): string =>
+  [
+    ...[...ready].map(([name, versions]) => `${name}: ${versions}`),
+    ...[...leftOut].map(([name, why]) => `${name} LEFT OUT: ${why}`),
+  ].join("\n");

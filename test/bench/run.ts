@@ -3,6 +3,7 @@
 import { Database } from "bun:sqlite";
 import { mkdtemp, rm } from "node:fs/promises";
 import { join } from "node:path";
+import { migrate } from "../../src/repository/sqlite-schema.ts";
 import { type Program, startProgram } from "../fixture/program.ts";
 import { CONTENDERS, type ContenderName, ENVIRONMENT } from "./contenders.ts";
 import { onCore } from "./machine.ts";
@@ -31,6 +32,7 @@ export async function serving<T>(
   const folder = await mkdtemp(join(options.folder, "store-"));
   const path = storePath ?? join(folder, "chat.db");
   const [runtime = "", ...command] = CONTENDERS[contender].command;
+  if (CONTENDERS[contender].storeMade && storePath === undefined) makeStore(path);
   try {
     const server = await startProgram({
       command: onCore(SERVER_CORE, [runtime, ...runtimeFlags, ...command]),
@@ -49,6 +51,13 @@ export async function serving<T>(
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
+}
+
+/** An empty store for a server that has no migrations of its own. */
+function makeStore(path: string): void {
+  const db = new Database(path, { create: true, readwrite: true });
+  migrate(db, path);
+  db.close();
 }
 
 /** Runs a generator of this folder with its load, and reads what it measured. */

@@ -1,6 +1,7 @@
 /** What a scenario is made of, and what one run of one contender in it gives. */
 
 import type { ContenderName } from "./contenders.ts";
+import type { PeerName } from "./peers.ts";
 
 export interface Figure {
   /** Its name with its unit, as it heads its column: "acks/s". */
@@ -65,6 +66,8 @@ export interface Scenario {
   /** Whom the others are compared with; ours where left out. */
   readonly subject?: ContenderName;
   readonly contenders: readonly ContenderName[];
+  /** Who takes part as well where peers are asked for. */
+  readonly peers?: readonly PeerName[];
   readonly bounds: readonly Bound[];
 }
 

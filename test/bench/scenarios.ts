@@ -6,6 +6,7 @@ import { paced } from "./kinds/paced.ts";
 import { saturated } from "./kinds/saturated.ts";
 import { slowSyncs } from "./kinds/slow-disk.ts";
 import { startsToFirstAnswer } from "./kinds/starting.ts";
+import { PEER_NAMES, SOCKET_IO_PEERS } from "./peers.ts";
 import type { Scenario } from "./scenario.ts";
 
 export const SCENARIOS: readonly Scenario[] = [
@@ -15,9 +16,12 @@ export const SCENARIOS: readonly Scenario[] = [
     kind: saturated({ rooms: 1, members: 200, senders: 4, inFlight: 16, unit: "deliveries" }),
     usual: true,
     contenders: ["ours", "stock", "bare"],
+    peers: PEER_NAMES,
     bounds: [
       { figure: "deliveries/s", against: "bare", atLeast: 0.95 },
       { figure: "deliveries/s", against: "stock", atLeast: 3.3 },
+      { figure: "deliveries/s", against: "fastapi", atLeast: 14 },
+      { figure: "deliveries/s", against: "centrifugo", atLeast: 1.6 },
     ],
   },
   {
@@ -26,6 +30,7 @@ export const SCENARIOS: readonly Scenario[] = [
     kind: saturated({ rooms: 1, members: 1_000, senders: 4, inFlight: 16, unit: "deliveries" }),
     usual: true,
     contenders: ["ours", "stock", "bare"],
+    peers: PEER_NAMES,
     bounds: [{ figure: "deliveries/s", against: "bare", atLeast: 0.97 }],
   },
   {
@@ -34,6 +39,7 @@ export const SCENARIOS: readonly Scenario[] = [
     kind: saturated({ rooms: 50, members: 20, senders: 20, inFlight: 1, unit: "deliveries" }),
     usual: true,
     contenders: ["ours", "stock", "bare"],
+    peers: PEER_NAMES,
     bounds: [{ figure: "deliveries/s", against: "bare", atLeast: 0.85 }],
   },
   {
@@ -42,9 +48,11 @@ export const SCENARIOS: readonly Scenario[] = [
     kind: saturated({ rooms: 1, members: 1, senders: 1, inFlight: 64, unit: "acks" }),
     usual: true,
     contenders: ["ours", "stock-tx", "bare", "bare-cork"],
+    peers: PEER_NAMES,
     bounds: [
       { figure: "acks/s", against: "bare", atLeast: 0.85 },
       { figure: "acks/s", against: "stock-tx", atLeast: 12 },
+      ...SOCKET_IO_PEERS.map((against) => ({ figure: "acks/s", against, atLeast: 12 })),
     ],
   },
   {
@@ -53,6 +61,7 @@ export const SCENARIOS: readonly Scenario[] = [
     kind: saturated({ rooms: 64, members: 1, senders: 1, inFlight: 1, unit: "acks" }),
     usual: true,
     contenders: ["ours", "stock-tx", "bare"],
+    peers: PEER_NAMES,
     bounds: [{ figure: "acks/s", against: "bare", atLeast: 0.8 }],
   },
   {
@@ -61,6 +70,7 @@ export const SCENARIOS: readonly Scenario[] = [
     kind: saturated({ rooms: 1, members: 1, senders: 1, inFlight: 1_024, unit: "acks" }),
     usual: true,
     contenders: ["ours", "stock-tx", "bare"],
+    peers: PEER_NAMES,
     bounds: [{ figure: "acks/s", against: "bare", atLeast: 0.85 }],
   },
   {
@@ -69,6 +79,7 @@ export const SCENARIOS: readonly Scenario[] = [
     kind: paced({ members: 20, sendsPerSecond: 1_000, latencyOf: "ack" }),
     usual: true,
     contenders: ["ours", "memory"],
+    peers: SOCKET_IO_PEERS,
     bounds: [{ figure: "p99 ms ack", against: "memory", atMost: 3 }],
   },
   {
@@ -77,6 +88,7 @@ export const SCENARIOS: readonly Scenario[] = [
     kind: paced({ members: 200, sendsPerSecond: 400, latencyOf: "delivery" }),
     usual: false,
     contenders: ["ours", "memory", "stock", "bare"],
+    peers: SOCKET_IO_PEERS,
     bounds: [],
   },
   {
@@ -129,6 +141,7 @@ export const SCENARIOS: readonly Scenario[] = [
     usual: true,
     subject: "single-file",
     contenders: ["single-file", "ours", "node-socket.io"],
+    peers: SOCKET_IO_PEERS,
     bounds: [{ figure: "ms to first answer", against: "node-socket.io", atMost: 0.2 }],
   },
   {
@@ -138,6 +151,7 @@ export const SCENARIOS: readonly Scenario[] = [
     usual: false,
     roundsMax: 3,
     contenders: ["ours", "stock", "bare"],
+    peers: SOCKET_IO_PEERS,
     bounds: [
       { figure: "kB each", against: "stock", atMost: 0.75 },
       { figure: "joined/s", against: "stock", atLeast: 1 },

@@ -1,9 +1,9 @@
 /** Closed loops: each sender has a fixed number of sends in flight, and when one is acked the next goes out. */
 
+import { CONTENDERS, type ContenderName } from "../contenders.ts";
 import type { Load, Measurement } from "../generator.ts";
 import { generate, type Serving, serving, storeFaults } from "../run.ts";
 import type { Figure, Kind, Run, RunOptions } from "../scenario.ts";
-import type { ContenderName } from "../contenders.ts";
 
 export interface Saturation {
   readonly rooms: number;
@@ -63,6 +63,7 @@ export async function saturate(
       const asked: Load = {
         ...{ hostname: "127.0.0.1", port, serverPid: pid, seed, warmUpMs, measureMs },
         ...load,
+        dialect: CONTENDERS[contender].dialect ?? "socket.io",
       };
       const measured = await generate<Measurement>("generator.ts", asked);
       await beforeItEnds();

@@ -1,6 +1,6 @@
 //! A peer of the bench: socketioxide on axum, each message a transaction of its own, fsynced before it is delivered and acked.
 
-use std::{env, error::Error, sync::Arc};
+use std::{env, error::Error, marker, sync::Arc};
 
 use axum::{Json, Router, routing::get};
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -84,7 +84,9 @@ impl Store {
             Some(known) => known,
             None => {
                 transaction
-                    .prepare_cached("INSERT INTO rooms (name, seq, last_received_at) VALUES (?1, 0, 0)")?
+                    .prepare_cached(
+                        "INSERT INTO rooms (name, seq, last_received_at) VALUES (?1, 0, 0)",
+                    )?
                     .execute([&send.room])?;
                 (transaction.last_insert_rowid(), 0)
             }
@@ -202,7 +204,7 @@ async fn send_message(
     }
 }
 
-async fn serve() -> Result<(), Box<dyn Error>> {
+async fn serve() -> Result<(), Box<dyn Error + marker::Send + Sync>> {
     let host = env::var("HOST").unwrap_or_else(|_| "127.0.0.1".into());
     let port = env::var("PORT").unwrap_or_else(|_| "0".into());
     let store = Arc::new(Mutex::new(Store::open(&env::var("SQLITE_PATH")?)?));
@@ -229,11 +231,17 @@ async fn serve() -> Result<(), Box<dyn Error>> {
     }
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Result<(), Box<dyn Error + marker::Send + Sync>> {
+    if env::args().any(|argument| argument == "--sqlite-version") {
+        println!("{}", rusqlite::version());
+        return Ok(());
+    }
     // As many threads as there are cores to run on: one, where the bench gives it one.
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async { tokio::spawn(async { serve().await.map_err(|error| error.to_string()) }).await? })?;
-    // What a connection still waits for is nobody's business now; SQLite closes when the process does.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async { tokio::spawn(serve()).await })??;
+    // What a connection still waits for is nobody's business now.
     runtime.shutdown_background();
     Ok(())
 }
