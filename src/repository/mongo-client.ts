@@ -45,7 +45,8 @@ export function mongoClient(uri: string, silenceMs: number): MongoClient {
       socketTimeoutMS: silenceMs,
       heartbeatFrequencyMS: MONGO_TIMES.heartbeatMs,
       minHeartbeatFrequencyMS: MONGO_TIMES.knockMs,
-      // A server that tells of changes by itself is not asked in between, though a broken connection made us doubt it.
+      // A server that may tell of changes by itself is never asked in between, though one refusal made us doubt it: what was
+      // over in a moment would last a heartbeat, and where its word got lost, as long as a connection may be silent.
       serverMonitoringMode: "poll",
       // One way to deal with an unknown outcome, not two: append asks by id what was stored.
       retryWrites: false,

@@ -1,7 +1,9 @@
 /** The way to a MongoDB: how soon one that is back is found, and what a late operation says about it. */
 
 import { describe, expect, test } from "bun:test";
+import { type Db, MongoClient } from "mongodb";
 import { ChatError } from "../../src/errors.ts";
+import { MONGO_TIMES } from "../../src/repository/mongo-client.ts";
 import { connectMongo, type MongoConnection } from "../../src/repository/mongo-connection.ts";
 import { freshDatabase, ownServers, sharedMongo, startMongo } from "../fixture/mongodb.ts";
 import { keptLog, newEpoch } from "./mongo-opening.ts";
@@ -49,11 +51,72 @@ const hanging = ({ run }: MongoConnection) =>
     (error: unknown) => (error instanceof ChatError ? error.code : error),
   );
 
+async function until(condition: () => boolean): Promise<void> {
+  while (!condition()) await Bun.sleep(5);
+}
+
+const middle = (times: readonly number[]) =>
+  times.toSorted((a, b) => a - b)[times.length >> 1] ?? Number.POSITIVE_INFINITY;
+
+/** How long `work` takes, in milliseconds. */
+async function timed(work: () => Promise<unknown>): Promise<number> {
+  const began = performance.now();
+  await work();
+  return performance.now() - began;
+}
+
+const NOT_WRITABLE_PRIMARY = 10_107;
+
+/** Has the server say, once, that it is not the primary. */
+async function beRefused({ documents, failed, status }: MongoConnection, operator: Db): Promise<void> {
+  await operator.command({
+    configureFailPoint: "failCommand",
+    mode: { times: 1 },
+    data: { failCommands: ["insert"], errorCode: NOT_WRITABLE_PRIMARY, appName: "chat-service" },
+  });
+  failed(await documents.insertOne({}).catch((error: unknown) => error));
+  expect(status().up).toBe(false);
+}
+
+const withItsOwn = ownServers ? test.concurrent : undefined;
+
 describe("connectMongo", () => {
   test("looks for a server that is away several times in each half of a second", async () => {
     const pauses = await pausesBetweenTries(10);
     expect(pauses[pauses.length >> 1]).toBeLessThan(250);
   }, 20_000);
+
+  withItsOwn?.(
+    "is back after a server that was no primary for a moment as soon as when it is new",
+    async () => {
+      const server = await startMongo({ failpoints: true });
+      const operator = new MongoClient(server.uri);
+      try {
+        const [first, again]: [number[], number[]] = [[], []];
+        for (let n = 0; n < 7; n += 1) {
+          const { connection } = connected(server.uri);
+          first.push(await timed(() => connection.up(10_000)));
+          for (let m = 0; m < 2; m += 1) {
+            // At any time between two looks at a server that is well.
+            const settled = performance.now() + 2 * MONGO_TIMES.heartbeatMs * Math.random();
+            await until(() => performance.now() > settled);
+            await beRefused(connection, operator.db("admin"));
+            again.push(await timed(() => connection.up(10_000)));
+          }
+          await connection.close();
+        }
+        console.log(
+          `up in ${Math.round(middle(first))} ms at first, ${Math.round(middle(again))} ms afterwards`,
+        );
+        // To wait for the next look would be 250 ms more.
+        expect(middle(again)).toBeLessThan(middle(first) + MONGO_TIMES.knockMs);
+      } finally {
+        await operator.close();
+        await server.stop();
+      }
+    },
+    20_000,
+  );
 
   // Both take as long as an operation may, so they run side by side.
   test.concurrent(
@@ -71,7 +134,6 @@ describe("connectMongo", () => {
     20_000,
   );
 
-  const withItsOwn = ownServers ? test.concurrent : undefined;
   withItsOwn?.(
     "does not take one for it that had waited for the server to come back",
     async () => {
@@ -82,6 +144,7 @@ describe("connectMongo", () => {
         await connection.up(10_000);
         const outcome = hanging(connection);
         await server.stop();
+        await until(() => !connection.status().up);
         server = await startMongo({ port });
         await connection.up(10_000);
         expect(await outcome).toBe("storage_unavailable");
