@@ -114,8 +114,8 @@ const MUTATIONS: readonly Mutation[] = [
     edits: [
       {
         file: "src/realtime/fanout.ts",
-        from: "      this.#unloop(id, room);\n      if (room !== id) native.subscribe(this.#topic(room));\n",
-        to: "      this.#unloop(id, room);\n",
+        from: "if (audience?.members.has(member)) listen(member, room, audience);",
+        to: "if (audience?.members.has(member)) unpoll(audience, member);",
       },
     ],
     faults: ["upgradeInBurst"],
@@ -137,8 +137,8 @@ const MUTATIONS: readonly Mutation[] = [
       },
       {
         file: "src/realtime/engine-session.ts",
-        from: "if (session.isDoomed || backlogOf(session) <= outboundBytesMax) return;",
-        to: "if (!session.isDoomed) return;",
+        from: "if (waiting <= outboundBytesMax) return;",
+        to: "if (waiting >= 0) return;",
       },
     ],
     faults: ["readerStops", "readerStops"],
