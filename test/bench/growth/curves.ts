@@ -41,6 +41,7 @@ const tens = (from: number, to: number): number[] => {
 /** Reads and appends are timed so often; a cost is the median of these times. */
 const TIMES = 300;
 const BATCH = 64;
+const SETTLING_BATCH = 5_000;
 const PAGE = { messagesMax: 50, textBytesMax: 1_000_000 };
 
 const roomOf = (index: number) => parsed(parseRoomName(filledRoom(index)));
@@ -90,30 +91,45 @@ async function timed(work: (time: number) => Promise<unknown>): Promise<number> 
   return median(micros);
 }
 
+/** The nth of a run: rooms and users get their turns in no order, as these primes divide none of their counts. */
+function draft(index: number, rooms: number, users: number): Draft {
+  const at = toMillis(Date.now());
+  const text = `a message of a plausible length, the ${index}th of this run`;
+  return {
+    id: Bun.randomUUIDv7(),
+    room: roomOf((index * 7_919) % rooms),
+    userId: userOf((index * 104_729) % users),
+    text,
+    textBytes: text.length,
+    timestamp: at,
+    receivedAt: at,
+    clientId: parsed(parseClientId(`c${index}`)),
+  };
+}
+
+async function append(repository: MessageRepository, drafts: readonly Draft[]): Promise<void> {
+  const results = await repository.append(drafts);
+  assert(
+    results.every(({ kind }) => kind === "stored"),
+    "every message of the bench is stored",
+  );
+}
+
 /** Microseconds for each message of a batch of 64, to rooms and by users drawn from all that are there. */
 async function appendMicros(repository: MessageRepository, rooms: number, users: number): Promise<number> {
-  // Multiplied by primes that divide none of the counts, so that all get their turn in no order.
-  const draft = (index: number): Draft => {
-    const at = toMillis(Date.now());
-    const text = `a message of a plausible length, the ${index}th of this run`;
-    return {
-      id: Bun.randomUUIDv7(),
-      room: roomOf((index * 7_919) % rooms),
-      userId: userOf((index * 104_729) % users),
-      text,
-      textBytes: text.length,
-      timestamp: at,
-      receivedAt: at,
-      clientId: parsed(parseClientId(`c${index}`)),
-    };
-  };
-  const batchMicros = await timed(async (time) => {
-    const results = await repository.append(Array.from({ length: BATCH }, (_, n) => draft(time * BATCH + n)));
-    assert(
-      results.every(({ kind }) => kind === "stored"),
-      "every message of the bench is stored",
+  // A store that was filled in bulk has pages that are full to the brim, and the first message to each room splits some.
+  let index = 0;
+  while (index < rooms)
+    await append(
+      repository,
+      Array.from({ length: SETTLING_BATCH }, () => draft(index++, rooms, users)),
     );
-  });
+  const batchMicros = await timed(() =>
+    append(
+      repository,
+      Array.from({ length: BATCH }, () => draft(index++, rooms, users)),
+    ),
+  );
   return batchMicros / BATCH;
 }
 
@@ -170,7 +186,7 @@ export const CURVES: readonly Curve[] = [
       pages(options, (repository, stored, depth) =>
         repository.readByUser({
           userId: userOf(0),
-          before: { receivedAt: toMillis(FILLED_FROM_MS + stored - 2 * depth), id: "" },
+          before: { receivedAt: toMillis(FILLED_FROM_MS + stored - depth), id: "" },
           bounds: PAGE,
         }),
       ),
@@ -250,8 +266,8 @@ async function* pages(
   for (const deepest of tens(100, stored)) {
     const cost = await withRepository(path, (repository) =>
       timed(async (time) => {
-        // From the upper half of that depth, each time another page, and half as deep where a user said every other one.
-        const depth = Math.floor((deepest / 4) * (1 + (time % 97) / 97));
+        // From the lower half of that depth, each time another page, and one that is whole also where only half is the user's.
+        const depth = Math.floor(deepest * (0.5 + (0.4 * (time % 97)) / 97));
         const page = await read(repository, stored, depth);
         assert(page.messages.length === PAGE.messagesMax, "a page is whole");
       }),
