@@ -106,9 +106,14 @@ async function prepareNode(): Promise<string> {
   return folder;
 }
 
-async function npmInstall(files: readonly string[], folder: string, advice: string): Promise<void> {
+async function npmInstall(
+  files: readonly string[],
+  folder: string,
+  advice: string,
+  ...flags: readonly string[]
+): Promise<void> {
   for (const file of files) await copyFile(file, join(folder, file.slice(file.lastIndexOf("/") + 1)));
-  await output(["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"], advice, folder);
+  await output(["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error", ...flags], advice, folder);
 }
 
 async function nodeVersions(folder: string, packages: readonly string[]): Promise<string> {
@@ -131,22 +136,22 @@ async function prepareUWebSockets(): Promise<string> {
   if (!process.env.UWEBSOCKETS_PATH) {
     const files = ["package.json", "package-lock.json"].map((file) => source("uwebsockets", file));
     const runtime = versions;
-    await installed("uwebsockets", { runtime, files }, (into) => npmInstall(files, into, own));
+    await installed("uwebsockets", { runtime, files }, (into) =>
+      npmInstall(files, into, own, "--ignore-scripts"),
+    );
   }
   await output(["node", "-e", `require(${JSON.stringify(UWEBSOCKETS)}).App()`], own);
   const { name, version } = await Bun.file(join(UWEBSOCKETS, "package.json")).json();
+  const abi = await output(["node", "-p", "process.versions.modules"], own);
   const [binary = ""] = await Array.fromAsync(
-    new Bun.Glob(
-      await output(
-        ["node", "-p", "`uws_${process.platform}_${process.arch}_${process.versions.modules}.node`"],
-        own,
-      ),
-    ).scan(UWEBSOCKETS),
+    new Bun.Glob(`uws_${process.platform}_${process.arch}_${abi}.node`).scan(UWEBSOCKETS),
   );
-  const hash = new Bun.CryptoHasher("sha256")
-    .update(await Bun.file(join(UWEBSOCKETS, binary)).bytes())
-    .digest("hex");
-  return `${versions}, uWebSockets.js from ${process.env.UWEBSOCKETS_PATH ? "UWEBSOCKETS_PATH" : `the npm package ${name}, which is not its authors'`} ${version} (${binary}, sha256 ${hash.slice(0, 16)}…)`;
+  const bytes = await Bun.file(join(UWEBSOCKETS, binary)).bytes();
+  const hash = new Bun.CryptoHasher("sha256").update(bytes).digest("hex").slice(0, 16);
+  const origin = process.env.UWEBSOCKETS_PATH
+    ? "UWEBSOCKETS_PATH"
+    : `the npm package ${name}, which is not its authors'`;
+  return `${versions}, uWebSockets.js from ${origin}: ${version} (${binary}, sha256 ${hash}…)`;
 }
 
 async function prepareSocketioxide(): Promise<string> {
