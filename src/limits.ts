@@ -15,6 +15,10 @@ export const LIMITS = {
   pageDefault: 50,
   /** UTF-8 bytes of the texts on one page; a page that reaches them is shorter, and its cursor goes on. */
   pageBytesMax: 4_000_000,
+  /** Characters of encoded pages that are kept for whoever asks again; one that takes a sixteenth of it is not kept. */
+  pageCacheChars: 16_000_000,
+  /** Rooms and users whose last change is remembered by itself; beyond them everything counts as changed. */
+  revisionsMax: 20_000,
   /** Characters of an opaque cursor, longer ones are unreadable. */
   cursorCharsMax: 1_024,
   /** Characters of path and query together of a request. */
@@ -59,9 +63,9 @@ export const LIMITS = {
   storeReadsMax: 64,
   /** Operations that wait for their turn at a database server, and such as wait for it to come up; beyond, refused at once. */
   storeWaitersMax: 16_384,
-  /** Pauses between the attempts of a store to work again, doubling: the last is half of the second it may take to be back. */
+  /** Pauses between the attempts of a store to work again, doubling: the rest of the second it may take is for the attempt. */
   storeRetryMinMs: 50,
-  storeRetryMaxMs: 500,
+  storeRetryMaxMs: 250,
   /** The write-ahead log of the embedded store is copied into the file when it is this long, */
   walCheckpointBytes: 16_000_000,
   /** and commits wait for that when it is this long: it never grows further than one batch beyond. */

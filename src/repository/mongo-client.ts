@@ -20,7 +20,7 @@ export const MONGO_TIMES = {
   /** How often, while somebody waits for it: most of the second that the store may take to be back is for other things. */
   knockMs: 100,
   /** Between two tries to bring the store up. */
-  retryMs: 500,
+  retryMs: 250,
 } as const;
 
 /** For a read: the server gives up when we have. */

@@ -1,4 +1,4 @@
-/** How long a stretch of time was, and how much of it the program under test could not use: others had the cores. */
+/** How long a stretch of time was, and how much of it the program under test could not use: others had cores and disk. */
 
 import { readdirSync, readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
@@ -8,8 +8,8 @@ export interface Stretch {
   readonly wallMs: number;
   /**
    * What is left without the time in which somebody on the way of an answer stood in line for a core, as Linux counts it for
-   * each thread, and in which a stand-in was at work. A program that sleeps, or waits for what does not come, stands in no
-   * line: however busy the machine is, its delay is its own.
+   * each thread, in which anybody waited for the disk, and in which a stand-in was at work. A program that sleeps, or waits
+   * for what does not come, stands in no line: however busy the machine is, its delay is its own.
    */
   readonly ownMs: number;
 }
@@ -30,7 +30,7 @@ interface Thread {
 export function beginStretch({ programs, standIns }: OnTheWay): () => Stretch {
   const began = performance.now();
   const [programsBefore, standInsBefore] = [programs.map(threadsOf), standIns.map(threadsOf)];
-  const stolenBefore = stolenMs();
+  const takenBefore = takenMs();
   const isCounted = [...programsBefore, ...standInsBefore].every(({ size }) => size > 0);
   return () => {
     const wallMs = performance.now() - began;
@@ -50,7 +50,7 @@ export function beginStretch({ programs, standIns }: OnTheWay): () => Stretch {
     const atWork = standIns.map((pid, index) =>
       most(pid, standInsBefore[index] ?? new Map(), ({ ranMs, inLineMs }) => ranMs + inLineMs),
     );
-    const lost = [...inLine, ...atWork, stolenMs() - stolenBefore].reduce((sum, ms) => sum + ms, 0);
+    const lost = [...inLine, ...atWork, takenMs() - takenBefore].reduce((sum, ms) => sum + ms, 0);
     return { wallMs, ownMs: Math.max(0, wallMs - lost) };
   };
 }
@@ -79,12 +79,19 @@ function entriesOf(folder: string): string[] {
 
 const TICK_MS = 10;
 
-/** What the host of a virtual machine took from each of its cores, so far. */
-function stolenMs(): number {
+/** So far: what the host of a virtual machine took from each of its cores, and how long somebody waited for a disk. */
+function takenMs(): number {
+  const [cores = ""] = textOf("/proc/stat").split("\n", 1);
+  const stolenTicks = Number(cores.trim().split(/ +/)[8] ?? 0);
+  const diskMicros = Number(/^some .*total=(\d+)/m.exec(textOf("/proc/pressure/io"))?.[1] ?? 0);
+  return (stolenTicks * TICK_MS) / availableParallelism() + diskMicros / 1_000;
+}
+
+/** Empty where the system does not tell. */
+function textOf(path: string): string {
   try {
-    const [all = ""] = readFileSync("/proc/stat", "utf8").split("\n", 1);
-    return (Number(all.trim().split(/ +/)[8] ?? 0) * TICK_MS) / availableParallelism();
+    return readFileSync(path, "utf8");
   } catch {
-    return 0;
+    return "";
   }
 }

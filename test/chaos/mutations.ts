@@ -149,7 +149,7 @@ const MUTATIONS: readonly Mutation[] = [
     store: "sqlite",
     edits: [
       { file: "src/limits.ts", from: "  storeRetryMinMs: 50,\n", to: "  storeRetryMinMs: 3_000,\n" },
-      { file: "src/limits.ts", from: "  storeRetryMaxMs: 500,\n", to: "  storeRetryMaxMs: 3_000,\n" },
+      { file: "src/limits.ts", from: "  storeRetryMaxMs: 250,\n", to: "  storeRetryMaxMs: 3_000,\n" },
     ],
     faults: ["syncFails", "syncFails", "syncFails"],
     caughtAs: ["slow to recover"],
