@@ -188,10 +188,11 @@ export function createSessions({ outboundBytesMax, accept, onEnd, log, metrics }
 
   const sessionOf = ({ id }: EngineConnection) => alive.get(id);
 
-  function onData(this: EngineConnection, data: string | Buffer) {
+  /** @param data undefined where the message is empty */
+  function onData(this: EngineConnection, data: string | Buffer | undefined) {
     const receiver = sessionOf(this)?.receiver;
-    if (typeof data === "string") receiver?.onText(data, 0);
-    else receiver?.onBinary(data);
+    if (data instanceof Uint8Array) receiver?.onBinary(data);
+    else receiver?.onText(data ?? "", 0);
   }
 
   function onUpgrade(this: EngineConnection) {

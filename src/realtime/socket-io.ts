@@ -126,7 +126,9 @@ export function createSocketIo({ namespaces, connectTimeoutMs }: SocketIoOptions
     onText(text: string, at: number) {
       if (this.#root !== undefined && this.#decoder === undefined && this.#takeEvent(this.#root, text, at))
         return;
-      this.#decode(text.slice(at));
+      // Nothing at all would pass for a CONNECT with the parser.
+      if (text.length === at) this.session.close();
+      else this.#decode(text.slice(at));
     }
 
     onBinary(bytes: Uint8Array) {
