@@ -1,5 +1,7 @@
 import { describe, expect, test } from "bun:test";
+import fc from "fast-check";
 import { formatTimestamp, parseTimestamp, toMillis } from "../../src/domain/time.ts";
+import { anyMillis } from "../fixture/any-message.ts";
 
 describe("parseTimestamp", () => {
   const read = [
@@ -59,4 +61,21 @@ test("toMillis cuts a broken clock to the years that can be written", () => {
   expect(formatTimestamp(toMillis(8.64e15))).toBe("9999-12-31T23:59:59.999Z");
   expect(formatTimestamp(toMillis(-8.64e15))).toBe("0000-01-01T00:00:00.000Z");
   expect(toMillis(1.9) as number).toBe(1);
+});
+
+test("formatTimestamp gives each time its own text, whichever it gave before", () => {
+  fc.assert(
+    fc.property(
+      fc.array(anyMillis, { minLength: 1, maxLength: 5 }),
+      fc.array(fc.nat(), { size: "medium" }),
+      (few, order) => {
+        for (const index of order) {
+          const at = few[index % few.length] as (typeof few)[number];
+          expect(formatTimestamp(at)).toBe(new Date(at).toISOString());
+          expect(formatTimestamp(at)).toBe(new Date(at).toISOString());
+        }
+      },
+    ),
+    { numRuns: 300 },
+  );
 });

@@ -1,14 +1,18 @@
 import { describe, expect, test } from "bun:test";
+import fc from "fast-check";
 import type { Epoch, RoomName, Seq } from "../../src/domain/ids.ts";
 import { ChatError } from "../../src/errors.ts";
 import { LIMITS } from "../../src/limits.ts";
 import {
+  encodeSent,
   errorToWire,
   joinedToWire,
   parseJoinRoom,
   parseLeaveRoom,
   parseSendMessage,
+  sentToWire,
 } from "../../src/protocol/events.ts";
+import { anyMessage } from "../fixture/any-message.ts";
 
 const refusalOf = (act: () => unknown): ChatError => {
   try {
@@ -140,5 +144,14 @@ test("errorToWire shows the code, the advice and the issues, never the cause", (
   const many = Object.fromEntries(Array.from({ length: 5 }, (_, index) => [`f${index}`, index]));
   expect(refusalOf(() => parseSendMessage(many, 1)).details.issues?.length ?? 0).toBeLessThanOrEqual(
     LIMITS.issuesMax,
+  );
+});
+
+test("encodeSent writes what JSON.stringify would, for any text", () => {
+  fc.assert(
+    fc.property(anyMessage, fc.boolean(), (message, duplicate) => {
+      expect(encodeSent(message, duplicate)).toBe(JSON.stringify(sentToWire(message, duplicate)));
+    }),
+    { numRuns: 2_000 },
   );
 });
