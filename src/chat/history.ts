@@ -6,6 +6,7 @@ import { lostReason, type RoomHead } from "../domain/sequence.ts";
 import { ChatError } from "../errors.ts";
 import type {
   MessageRepository,
+  PageSubject,
   RoomPage,
   RoomPlace,
   RoomSummary,
@@ -29,6 +30,8 @@ export interface RoomNext {
 }
 
 export interface History {
+  /** See MessageRepository.revision. */
+  revision(subject: PageSubject): number | null;
   /**
    * A page of a room and the place to read on from (null: there is no more).
    * Refuses with `epoch_changed`, `invalid_request` when `after` is ahead of the room, or `history_truncated`.
@@ -59,6 +62,8 @@ export function createHistory(
   { pageBytesMax }: { pageBytesMax: number },
 ): History {
   return {
+    revision: (subject) => repository.revision(subject),
+
     async ofRoom({ room, start, messagesMax, range }) {
       const bounds = { messagesMax, textBytesMax: pageBytesMax };
       const page =

@@ -5,16 +5,18 @@ import { ANONYMOUS } from "../auth/viewer.ts";
 import type { Chat } from "../chat/chat.ts";
 import { ChatError } from "../errors.ts";
 import {
+  encodeRoomPage,
+  encodeUserPage,
   parsePostMessage,
   parseRoomHistory,
   parseUserHistory,
-  roomPageToWire,
-  userPageToWire,
 } from "../protocol/routes.ts";
 import { messageToWire } from "../protocol/wire.ts";
+import type { PageSubject } from "../repository/repository.ts";
 import { readJsonBody } from "./body.ts";
 import type { Readiness } from "./health.ts";
-import { type HttpEnv, rawName, rawQuery } from "./target.ts";
+import { createPageCache } from "./page-cache.ts";
+import { type HttpEnv, rawName, rawQuery, rawTarget } from "./target.ts";
 
 export interface MessageRoutesOptions {
   readonly chat: Chat;
@@ -24,30 +26,60 @@ export interface MessageRoutesOptions {
   readonly readiness: () => Readiness;
 }
 
-export const messageRoutes = ({ chat, messageBytesMax, bodyBytesMax, readiness }: MessageRoutesOptions) => ({
-  async ofUser(c: Context<HttpEnv>) {
-    const query = parseUserHistory(rawName(c), rawQuery(c));
-    return c.json(userPageToWire(await chat.history.ofUser(query), query.cursor));
-  },
+export function messageRoutes({ chat, messageBytesMax, bodyBytesMax, readiness }: MessageRoutesOptions) {
+  const { history } = chat;
+  const pages = createPageCache(history.revision);
 
-  async ofRoom(c: Context<HttpEnv>) {
-    const query = parseRoomHistory(rawName(c), rawQuery(c));
-    return c.json(roomPageToWire(await chat.history.ofRoom(query), query.cursor));
-  },
+  /** Answers with the page that was kept, or reads it and keeps it. */
+  async function answer<Q>(
+    c: Context<HttpEnv>,
+    parse: (rawName: string, rawQuery: string) => Q,
+    subjectOf: (query: Q) => PageSubject,
+    read: (query: Q) => Promise<string>,
+  ) {
+    const target = rawTarget(c);
+    let json = pages.find(target);
+    if (json === undefined) {
+      const query = parse(rawName(c), rawQuery(c));
+      const subject = subjectOf(query);
+      const revision = history.revision(subject);
+      json = await read(query);
+      pages.keep(target, subject, revision, json);
+    }
+    return c.body(json, 200, { "content-type": "application/json" });
+  }
 
-  async post(c: Context<HttpEnv>) {
-    const state = readiness();
-    if (!state.ready && state.reason === "draining") throw new ChatError("draining");
-    const command = parsePostMessage(
-      {
-        rawRoom: rawName(c),
-        idempotencyKey: c.req.header("idempotency-key"),
-        body: await readJsonBody(c.req.raw, bodyBytesMax),
-      },
-      messageBytesMax,
-    );
-    const caller = { viewer: ANONYMOUS, allowance: chat.admission.allowanceOf(c.env.address) };
-    const { message, duplicate } = await chat.send.fromCaller(caller, command);
-    return c.json(messageToWire(message), duplicate ? 200 : 201);
-  },
-});
+  return {
+    ofUser: (c: Context<HttpEnv>) =>
+      answer(
+        c,
+        parseUserHistory,
+        ({ userId }) => ({ kind: "user", name: userId }),
+        async (query) => encodeUserPage(await history.ofUser(query), query.cursor),
+      ),
+
+    ofRoom: (c: Context<HttpEnv>) =>
+      answer(
+        c,
+        parseRoomHistory,
+        ({ room }) => ({ kind: "room", name: room }),
+        async (query) => encodeRoomPage(await history.ofRoom(query), query.cursor),
+      ),
+
+    async post(c: Context<HttpEnv>) {
+      const state = readiness();
+      if (!state.ready && state.reason === "draining") throw new ChatError("draining");
+      const command = parsePostMessage(
+        {
+          rawRoom: rawName(c),
+          idempotencyKey: c.req.header("idempotency-key"),
+          body: await readJsonBody(c.req.raw, bodyBytesMax),
+        },
+        messageBytesMax,
+      );
+      const caller = { viewer: ANONYMOUS, allowance: chat.admission.allowanceOf(c.env.address) };
+      const { message, duplicate } = await chat.send.fromCaller(caller, command);
+      return c.json(messageToWire(message), duplicate ? 200 : 201);
+    },
+  };
+}

@@ -24,6 +24,12 @@ export function targetOf(url: string): Target {
   return mark < 0 ? { path: whole, query: "" } : { path: whole.slice(0, mark), query: whole.slice(mark + 1) };
 }
 
+/** Path and query as they were sent. */
+export const rawTarget = (c: Context<HttpEnv>) => {
+  const { path, query } = targetOf(c.req.raw.url);
+  return `${path}?${query}`;
+};
+
 export const rawQuery = (c: Context<HttpEnv>) => targetOf(c.req.raw.url).query;
 
 /** The name in `/messages/{user_id}` and `/rooms/{room}/…`, still encoded: hono's own decoding forgives too much. */

@@ -21,7 +21,7 @@ import {
   ClientIdSchema,
   EpochSchema,
   fields,
-  messageToWire,
+  encodeMessage,
   parsedString,
   parseOrRefuse,
   RoomNameSchema,
@@ -180,28 +180,29 @@ export function parseJsonBody(text: string): unknown {
   return value;
 }
 
-export const userPageToWire = (
+const encodePage = (messages: readonly PastMessage[], rest: Readonly<Record<string, unknown>>) =>
+  `{"messages":[${messages.map(encodeMessage).join(",")}],${JSON.stringify(rest).slice(1)}`;
+
+/** A page as JSON text, as are all that have messages in them: encoded once. */
+export const encodeUserPage = (
   page: { readonly messages: readonly PastMessage[]; readonly next: UserCursorPlace | null },
   cursor: Cursor<UserCursorPlace>,
-) => ({
-  messages: page.messages.map(messageToWire),
-  next_cursor: page.next === null ? null : cursor.write(page.next),
-});
+) => encodePage(page.messages, { next_cursor: page.next === null ? null : cursor.write(page.next) });
 
-export const roomPageToWire = (
+export const encodeRoomPage = (
   page: {
     readonly head: RoomHead;
     readonly messages: readonly Message[];
     readonly next: RoomCursorPlace | null;
   },
   cursor: Cursor<RoomCursorPlace>,
-) => ({
-  messages: page.messages.map(messageToWire),
-  next_cursor: page.next === null ? null : cursor.write(page.next),
-  epoch: page.head.epoch,
-  first_seq: page.head.firstSeq,
-  seq: page.head.seq,
-});
+) =>
+  encodePage(page.messages, {
+    next_cursor: page.next === null ? null : cursor.write(page.next),
+    epoch: page.head.epoch,
+    first_seq: page.head.firstSeq,
+    seq: page.head.seq,
+  });
 
 export const roomsPageToWire = (
   page: {

@@ -97,7 +97,7 @@ export const messageToWire = (message: Message | PastMessage): WireMessage => ({
 });
 
 /** A message as JSON text, the same as of `messageToWire`: put together by hand, as there is one for each message. */
-export function encodeMessage({ id, room, seq, userId, text, timestamp, receivedAt }: Message): string {
+export function encodeMessage({ id, room, seq, userId, text, timestamp, receivedAt }: PastMessage): string {
   return `{"id":${JSON.stringify(id)},"room":${JSON.stringify(room)},"seq":${seq},"user_id":${JSON.stringify(userId)},"message":${JSON.stringify(text)},"timestamp":"${formatTimestamp(timestamp)}","received_at":"${formatTimestamp(receivedAt)}"}`;
 }
 

@@ -132,6 +132,9 @@ export async function openMongoRepository(
         return { rooms: rows.slice(0, roomsMax).flatMap(toSummary), more: rows.length > roomsMax };
       }),
 
+    // Other services write the same database.
+    revision: () => null,
+
     close: connection.close,
   };
 }

@@ -109,9 +109,19 @@ export interface MessageRepository {
     readonly roomsMax: number;
   }): Promise<{ readonly rooms: readonly RoomSummary[]; readonly more: boolean }>;
 
+  /**
+   * A number that differs once anything has changed that reads show of this room or user; null where that cannot be known:
+   * others write too, or the store is in trouble. What is read after it was asked for is at least as new. Never waits.
+   */
+  revision(subject: PageSubject): number | null;
+
   /** Finishes what was begun and lets go of the store. */
   close(): Promise<void>;
 }
+
+/** Whose messages a page shows. */
+export type PageSubject =
+  { readonly kind: "room"; readonly name: RoomName } | { readonly kind: "user"; readonly name: UserId };
 
 /** What ties a repository to the world around it. Chance comes from outside. */
 export interface RepositoryWorld {

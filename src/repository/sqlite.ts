@@ -16,6 +16,7 @@ import { downReason, isBusy, isCorrupt, startFault, syncFailed } from "./sqlite-
 import { syncFolders, truePath } from "./sqlite-folder.ts";
 import { lockFile } from "./sqlite-lock.ts";
 import { createReads } from "./sqlite-reads.ts";
+import { createRevisions } from "./sqlite-revisions.ts";
 import { migrate } from "./sqlite-schema.ts";
 import { openWal, type Wal } from "./sqlite-wal.ts";
 
@@ -135,6 +136,7 @@ function createSqliteRepository({
   const { log } = world;
   const appender = createAppender(writer);
   const reads = createReads(reader, epoch);
+  const revisions = createRevisions(writer);
   const [begin, end] = [reader.prepare("BEGIN"), reader.prepare("COMMIT")];
   const takeView = reader.prepare("SELECT epoch FROM store");
 
@@ -170,6 +172,10 @@ function createSqliteRepository({
     takeView.values();
   }
   function showAll() {
+    show();
+    revisions.allChanged();
+  }
+  function show() {
     if (reader.inTransaction) end.run();
   }
 
@@ -308,7 +314,10 @@ function createSqliteRepository({
     }
     // From here on it is stored: whatever fails now is not this batch's.
     try {
-      showAll();
+      show();
+      revisions.stored(
+        committed.results.flatMap((result) => (result.kind === "stored" ? [result.message] : [])),
+      );
     } catch (error) {
       failed(error);
     }
@@ -370,6 +379,7 @@ function createSqliteRepository({
       gone = true;
       const emptied = await emptyLog();
       appender.finalize();
+      revisions.finalize();
       reads.finalize();
       for (const statement of [begin, end, takeView]) statement.finalize();
       letGo({ keepLog: !emptied });
@@ -407,6 +417,15 @@ function createSqliteRepository({
     readBefore: (...query) => read(() => reads.readBefore(...query)),
     readByUser,
     readRooms: (query) => read(() => reads.readRooms(query)),
+    revision(subject) {
+      if (closed !== undefined || !status.up || doubtful || astray || corrupt) return null;
+      try {
+        return revisions.of(subject);
+      } catch {
+        // Somebody holds the file for a moment: then it is not known.
+        return null;
+      }
+    },
     close() {
       closed ??= close();
       return closed;

@@ -113,6 +113,8 @@ export function createMemoryRepository(epoch: Epoch): MessageRepository {
         );
       return { rooms: all.slice(0, roomsMax), more: all.length > roomsMax };
     },
+    revision: () => null,
+
     close: async () => rooms.clear(),
   };
 }
