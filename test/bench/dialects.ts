@@ -104,10 +104,12 @@ const centrifugo = (): Dialect => ({
     return bytes[start + 2] === I ? PACKETS.ack : PACKETS.strange;
   },
   seqAt(bytes, start, end) {
-    // It is the last field: nearer to the end than to the beginning.
+    // It is the last field, but in a channel's first publication, which names the channel's epoch after it.
     let at = end;
     while (at > start && bytes[at - 1] !== COLON) at -= 1;
-    return isAt(bytes, at - OFFSET_FIELD.length, OFFSET_FIELD) ? at : -1;
+    if (isAt(bytes, at - OFFSET_FIELD.length, OFFSET_FIELD)) return at;
+    const found = Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start).lastIndexOf(OFFSET_FIELD);
+    return found < 0 ? -1 : start + found + OFFSET_FIELD.length;
   },
   ackedId: (bytes, start) => readNumber(bytes, start + ACK_ID_FROM) - GREETING_IDS,
   isOk: (bytes, start) => isAt(bytes, endOfNumber(bytes, start + ACK_ID_FROM), PUBLISH),
