@@ -1,8 +1,17 @@
 /** The Socket.IO face of the wire: what each event carries, and how acks and server events look. */
 
 import * as v from "valibot";
-import type { ClientId, Epoch, RoomName, Seq, UserId } from "../domain/ids.ts";
-import type { Message } from "../domain/message.ts";
+import {
+  type ClientId,
+  type Epoch,
+  parseClientId,
+  parseRoomName,
+  parseUserId,
+  type RoomName,
+  type Seq,
+  type UserId,
+} from "../domain/ids.ts";
+import { type Message, textFault } from "../domain/message.ts";
 import type { LostReason, RoomHead } from "../domain/sequence.ts";
 import { formatTimestamp, type Millis } from "../domain/time.ts";
 import { type ChatError, REFUSALS } from "../errors.ts";
@@ -59,9 +68,28 @@ export interface LeaveRoom {
   readonly room: RoomName;
 }
 
+type SentFields = v.InferOutput<typeof SendMessage>;
+
+/**
+ * What the schema would give, for the payload that nearly everyone sends: a fifth of its time. Undefined for whatever else: the
+ * schema has the last word, and the words for what is wrong (`test/protocol/events.test.ts` holds the two together).
+ */
+function plainSend(input: unknown): SentFields | undefined {
+  if (typeof input !== "object" || input === null) return undefined;
+  const { room, user_id, message, timestamp, client_id } = input as Record<string, unknown>;
+  if (typeof room !== "string" || typeof user_id !== "string" || typeof message !== "string")
+    return undefined;
+  if (timestamp !== undefined || (client_id !== undefined && typeof client_id !== "string")) return undefined;
+  const [name, userId] = [parseRoomName(room), parseUserId(user_id)];
+  const clientId = client_id === undefined ? undefined : parseClientId(client_id);
+  const isFit = name !== undefined && userId !== undefined && textFault(message) === undefined;
+  if (!isFit || (clientId === undefined && client_id !== undefined)) return undefined;
+  return { room: name, user_id: userId, message, ...(clientId !== undefined && { client_id: clientId }) };
+}
+
 /** Refuses with `invalid_payload`, or `payload_too_large` where only the text's length is at fault. */
 export function parseSendMessage(input: unknown, textBytesMax: number): SendMessage {
-  const sent = parseOrRefuse(SendMessage, input, "invalid_payload");
+  const sent = plainSend(input) ?? parseOrRefuse(SendMessage, input, "invalid_payload");
   return {
     room: sent.room,
     userId: sent.user_id,

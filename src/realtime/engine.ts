@@ -295,7 +295,17 @@ export function createEngine(options: EngineOptions): ChatEngine {
       perMessageDeflate: false,
     },
     maxRequestBodySize: 16 * frameBytesMax,
-    serves: (request) => URL.parse(request.url)?.pathname === path,
+    serves({ url }) {
+      // Every request of the service is asked about: the path is looked for where it must stand, not taken apart.
+      const origin = url.indexOf("://");
+      const start = url.indexOf("/", origin + 3);
+      const end = start + path.length;
+      return (
+        origin >= 0 &&
+        url.startsWith(path, start) &&
+        (url.length === end || url[end] === "?" || url[end] === "#")
+      );
+    },
     async handle(request, server) {
       try {
         return await answer(request, server);

@@ -43,6 +43,42 @@ describe("parseSendMessage", () => {
     expect(full).toMatchObject({ textBytes: 3, timestamp: Date.UTC(2026, 0, 31, 9, 5), clientId: "c" });
   });
 
+  test("parseSendMessage takes and refuses the same by its short way as by the schema's", () => {
+    const outcome = (payload: unknown) => {
+      try {
+        return { ...parseSendMessage(payload, 20), timestamp: undefined };
+      } catch (error) {
+        return (error as ChatError).details.issues ?? (error as ChatError).code;
+      }
+    };
+    const odd = fc.constantFrom(
+      undefined,
+      null,
+      7,
+      "",
+      " ",
+      ".",
+      "..",
+      "a\u0000",
+      "\ud800",
+      "x".repeat(129),
+      [],
+    );
+    const field = fc.oneof(fc.string({ maxLength: 30 }), fc.string({ unit: "binary", maxLength: 4 }), odd);
+    const taken = { short: 0 };
+    fc.assert(
+      fc.property(field, field, field, field, (room, user_id, message, client_id) => {
+        const payload = { room, user_id, message, client_id };
+        const short = outcome(payload);
+        // A time of the sender's own takes the schema's way.
+        expect(short).toEqual(outcome({ ...payload, timestamp: "2026-01-31T09:05:00.000Z" }));
+        if (typeof short === "object" && !Array.isArray(short)) taken.short += 1;
+      }),
+      { numRuns: 1_000 },
+    );
+    expect(taken.short).toBeGreaterThan(20);
+  });
+
   const wholes = [undefined, null, 5, Number.NaN, "lobby", true, [], [send], Buffer.from("x")];
   for (const payload of wholes) {
     test(`parseSendMessage refuses ${Bun.inspect(payload)} for a payload`, () => {
