@@ -12,8 +12,8 @@ export interface HttpLoad {
   readonly port: number;
   /** The server's process, whose CPU time is read. */
   readonly serverPid: number;
-  /** Asked for in turn. */
-  readonly paths: readonly string[];
+  /** Of paths, one a line, that are asked for in turn. */
+  readonly pathsFile: string;
   readonly connections: number;
   readonly warmUpMs: number;
   readonly measureMs: number;
@@ -27,24 +27,35 @@ export interface HttpMeasurement {
   readonly serverCpuSeconds: number | null;
   readonly generatorShare: number;
   readonly othersShare: number | null;
-  /** Answers that were not 200, and connections that were closed. */
+  /** Answers that were no 200 or of another length than before, and connections that were closed or fell silent. */
   readonly faults: number;
 }
 
 interface Asking {
   beganMs: number;
-  /** Bytes of the answer's body that are still to come; undefined until its head is read. */
-  owed: number | undefined;
-  /** What of the head has come. */
+  /** Which path was asked for. */
+  path: number;
+  /** Bytes of the answer that have come. */
+  came: number;
+  /** The answer's beginning, as long as its length is not known. */
   head: Uint8Array | undefined;
 }
 
+/** Bytes of an answer's head and of its body. */
+interface Lengths {
+  readonly head: number;
+  readonly body: number;
+}
+
+/** How long answers may take once asking is over. */
+const PATIENCE_MS = 10_000;
 const END_OF_HEAD = "\r\n\r\n";
 const LENGTH = /\r\ncontent-length: (\d+)/i;
 
 async function measure(load: HttpLoad): Promise<HttpMeasurement> {
   const { hostname, port } = load;
-  const requests = load.paths.map((path) =>
+  const paths = (await Bun.file(load.pathsFile).text()).split("\n");
+  const requests = paths.map((path) =>
     Buffer.from(`GET ${path} HTTP/1.1\r\nHost: ${hostname}:${port}\r\n\r\n`),
   );
   let asked = 0;
@@ -56,11 +67,16 @@ async function measure(load: HttpLoad): Promise<HttpMeasurement> {
   let busy = 0;
   let rested: (() => void) | undefined;
 
+  /** A path's answer is as long each time: its head is read once, which spares the generator most of its work. */
+  const known: (Lengths | undefined)[] = requests.map(() => undefined);
+
   const ask = (socket: Bun.Socket<Asking>) => {
-    socket.data.beganMs = performance.now();
-    socket.data.owed = undefined;
+    const asking = socket.data;
+    asking.beganMs = performance.now();
+    asking.path = asked % requests.length;
+    asking.came = 0;
     // A request is shorter than any socket's buffer.
-    socket.write(requests[asked % requests.length] as Buffer);
+    socket.write(requests[asking.path] as Buffer);
     asked += 1;
   };
   const rest = () => {
@@ -68,27 +84,30 @@ async function measure(load: HttpLoad): Promise<HttpMeasurement> {
     if (busy === 0) rested?.();
   };
 
+  /** The lengths of what came, once its head is whole; anything but a 200 with its length is a fault. */
+  function learn(asking: Asking, chunk: Uint8Array): Lengths | undefined {
+    const bytes = asking.head === undefined ? Buffer.from(chunk) : Buffer.concat([asking.head, chunk]);
+    const text = bytes.toString("latin1", 0, 4_096);
+    const end = text.indexOf(END_OF_HEAD);
+    asking.head = end < 0 ? bytes : undefined;
+    if (end < 0) return undefined;
+    const body = Number(LENGTH.exec(text.slice(0, end))?.[1] ?? Number.NaN);
+    if (!text.startsWith("HTTP/1.1 200") || Number.isNaN(body)) {
+      faults += 1;
+      return undefined;
+    }
+    const lengths = { head: end + END_OF_HEAD.length, body };
+    known[asking.path] = lengths;
+    return lengths;
+  }
+
   function take(socket: Bun.Socket<Asking>, chunk: Uint8Array) {
     const asking = socket.data;
-    let came = chunk.length;
-    if (asking.owed === undefined) {
-      const head = asking.head === undefined ? chunk : Buffer.concat([asking.head, chunk]);
-      const text = Buffer.from(head.buffer, head.byteOffset, Math.min(head.length, 2_048)).toString("latin1");
-      const end = text.indexOf(END_OF_HEAD);
-      if (end < 0) {
-        asking.head = Buffer.from(head);
-        return;
-      }
-      asking.head = undefined;
-      const length = LENGTH.exec(text.slice(0, end))?.[1];
-      if (!text.startsWith("HTTP/1.1 200") || length === undefined) faults += 1;
-      asking.owed = Number(length ?? 0);
-      bodyBytes += asking.owed;
-      came = head.length - end - END_OF_HEAD.length;
-    }
-    asking.owed -= came;
-    if (asking.owed > 0) return;
-    if (asking.owed < 0) faults += 1;
+    asking.came += chunk.length;
+    const lengths = known[asking.path] ?? learn(asking, chunk);
+    if (lengths === undefined || asking.came < lengths.head + lengths.body) return;
+    if (asking.came > lengths.head + lengths.body) faults += 1;
+    bodyBytes += lengths.body;
     const nowMs = performance.now();
     answered += 1;
     times.push(nowMs - asking.beganMs);
@@ -101,7 +120,7 @@ async function measure(load: HttpLoad): Promise<HttpMeasurement> {
       Bun.connect<Asking>({
         hostname,
         port,
-        data: { beganMs: 0, owed: undefined, head: undefined },
+        data: { beganMs: 0, path: 0, came: 0, head: undefined },
         socket: {
           binaryType: "uint8array",
           data: take,
@@ -122,7 +141,12 @@ async function measure(load: HttpLoad): Promise<HttpMeasurement> {
     rested = resolve;
     busy = sockets.length;
     for (const socket of sockets) ask(socket);
+    const patience = setTimeout(() => {
+      faults += busy;
+      resolve();
+    }, durationMs + PATIENCE_MS);
     await promise;
+    clearTimeout(patience);
     return (performance.now() - began) / 1_000;
   }
 

@@ -12,27 +12,29 @@ export interface Library {
   readonly users: number;
   /** Whose pages are asked for. */
   readonly pagesOf: "room" | "user";
+  /** Different pages that are asked for, again and again: few, as of busy rooms; or more than a run comes to. */
+  readonly places: number;
 }
 
 const PAGE = 50;
-/** Different pages that are asked for: what makes one of them quick must make all of them quick. */
-const PLACES = 1_024;
 const CONNECTIONS = 16;
 /** Pages that are looked into before the load. */
 const LOOKED_INTO = 64;
 
 interface Prepared {
   readonly storePath: string;
+  /** What is asked for, a path a line. */
+  readonly pathsFile: string;
   /** One of the pages, of a middling length. */
   readonly pageFile: string;
 }
 
 export function historyPages(library: Library): Kind {
-  const { rooms, messagesPerRoom, users, pagesOf } = library;
+  const { rooms, messagesPerRoom, users, pagesOf, places } = library;
   const stored = rooms * messagesPerRoom;
   const all = stored.toLocaleString("en");
   return {
-    how: `${all} messages in ${rooms} rooms of ${users} users; pages of ${PAGE} from ${PLACES} places, ${CONNECTIONS} kept connections`,
+    how: `${all} messages in ${rooms} rooms of ${users} users; pages of ${PAGE} from ${places.toLocaleString("en")} places, ${CONNECTIONS} kept connections`,
     figures: [
       { name: "requests/s", digits: "k", compared: "subject by it" },
       { name: "CPU µs/request", digits: 1, compared: "it by subject" },
@@ -40,14 +42,14 @@ export function historyPages(library: Library): Kind {
       { name: "bytes/page", digits: 0 },
     ],
     async measure(contender, options) {
-      const { storePath, pageFile } = await prepared(library, options);
+      const { storePath, pathsFile, pageFile } = await prepared(library, options);
       const { warmUpMs, measureMs } = options;
       const measurement = await serving(
         { contender, options, storePath, env: { PAGE_FILE: pageFile } },
         ({ port, pid }) => {
           const asked: HttpLoad = {
             ...{ hostname: "127.0.0.1", port, serverPid: pid, warmUpMs, measureMs },
-            ...{ paths: pathsOf(library), connections: CONNECTIONS },
+            ...{ pathsFile, connections: CONNECTIONS },
           };
           return generate<HttpMeasurement>("http-generator.ts", asked);
         },
@@ -73,16 +75,18 @@ export function historyPages(library: Library): Kind {
   };
 
   function pathsOf({ rooms: roomCount, users: userCount }: Library): string[] {
-    return Array.from({ length: PLACES }, (_, index) => {
-      const share = index / PLACES;
+    return Array.from({ length: places }, (_, index) => {
+      // A prime that divides no count of places: from anywhere, in no order.
+      const place = (index * 7_919) % places;
+      const share = place / places;
       if (pagesOf === "room") {
         const after = Math.floor(share * (messagesPerRoom - PAGE));
-        return `/rooms/${encodeURIComponent(filledRoom((index * 31) % roomCount))}/messages?limit=${PAGE}&after=${after}`;
+        return `/rooms/${encodeURIComponent(filledRoom((place * 31) % roomCount))}/messages?limit=${PAGE}&after=${after}`;
       }
       // Late enough for a whole page of what the user said before.
       const first = PAGE * userCount;
       const to = new Date(FILLED_FROM_MS + first + Math.floor(share * (stored - first))).toISOString();
-      return `/messages/${encodeURIComponent(filledUser((index * 31) % userCount))}?limit=${PAGE}&to=${to}`;
+      return `/messages/${encodeURIComponent(filledUser((place * 31) % userCount))}?limit=${PAGE}&to=${to}`;
     });
   }
 
@@ -90,14 +94,17 @@ export function historyPages(library: Library): Kind {
   async function prepared(asked: Library, options: RunOptions): Promise<Prepared> {
     const name = `${rooms}-${messagesPerRoom}-${users}`;
     const storePath = join(options.folder, `${name}.db`);
-    const pageFile = join(options.folder, `${name}-${pagesOf}.json`);
+    const pageFile = join(options.folder, `${name}-${pagesOf}-${places}.json`);
+    const pathsFile = join(options.folder, `${name}-${pagesOf}-${places}.paths`);
     if (!(await Bun.file(storePath).exists())) fillStore(storePath, { ...asked, seed: options.seed });
-    if (await Bun.file(pageFile).exists()) return { storePath, pageFile };
+    if (await Bun.file(pageFile).exists()) return { storePath, pathsFile, pageFile };
     const paths = pathsOf(asked);
+    await Bun.write(pathsFile, paths.join("\n"));
+    const lookedInto = Math.min(LOOKED_INTO, places);
     const pages = await serving({ contender: "ours", options, storePath }, ({ url }) =>
       Promise.all(
-        Array.from({ length: LOOKED_INTO }, async (_, index) => {
-          const path = paths[Math.floor((index * PLACES) / LOOKED_INTO)] as string;
+        Array.from({ length: lookedInto }, async (_, index) => {
+          const path = paths[Math.floor((index * places) / lookedInto)] as string;
           const text = await (await fetch(`${url}${path}`)).text();
           lookInto(path, text);
           return text;
@@ -105,8 +112,8 @@ export function historyPages(library: Library): Kind {
       ),
     );
     const byLength = pages.sort((a, b) => a.length - b.length);
-    await Bun.write(pageFile, byLength[LOOKED_INTO / 2] as string);
-    return { storePath, pageFile };
+    await Bun.write(pageFile, byLength[lookedInto >> 1] as string);
+    return { storePath, pathsFile, pageFile };
   }
 }
 
