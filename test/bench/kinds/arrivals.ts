@@ -21,10 +21,11 @@ export function idleConnections(idle: {
   readonly roomMembers: number;
   readonly settleMs?: number;
 }): Kind {
-  const { connections, roomMembers, settleMs = SETTLE_MS } = idle;
+  const { roomMembers, settleMs = SETTLE_MS } = idle;
+  const { count: connections, note } = within(idle.connections);
   const warmUp = Math.floor(connections / 5);
   return {
-    how: `${connections} WebSocket connections in rooms of ${roomMembers}; counted from the ${warmUp}th on`,
+    how: `${connections} WebSocket connections${note} in rooms of ${roomMembers}; counted from the ${warmUp}th on`,
     figures: [
       { name: "kB each", digits: 1, compared: "subject by it" },
       { name: "joined/s", digits: 0, compared: "subject by it" },
@@ -53,12 +54,11 @@ export function resumes(coming: {
   readonly missed: number;
 }): Kind {
   const { roomMembers, messagesPerRoom, missed } = coming;
-  const clients = Math.min(coming.clients, descriptors() - DESCRIPTORS_KEPT);
-  const fewer = clients < coming.clients ? ` (${coming.clients} are meant: ulimit -n is too low)` : "";
+  const { count: clients, note } = within(coming.clients);
   const warmUp = Math.floor(clients / 20);
   const rooms = Math.ceil(clients / roomMembers);
   return {
-    how: `${clients} clients${fewer} in rooms of ${roomMembers}, each of which missed ${missed} of ${messagesPerRoom} messages`,
+    how: `${clients} clients${note} in rooms of ${roomMembers}, each of which missed ${missed} of ${messagesPerRoom} messages`,
     figures: [
       { name: "resumed/s", digits: 0, compared: "subject by it" },
       { name: "CPU µs/resume", digits: 0, compared: "it by subject" },
@@ -82,6 +82,12 @@ export function resumes(coming: {
       });
     },
   };
+}
+
+/** As many as there are descriptors for, and what is to be said where they are fewer. */
+function within(connections: number): { readonly count: number; readonly note: string } {
+  const count = Math.min(connections, descriptors() - DESCRIPTORS_KEPT);
+  return { count, note: count < connections ? ` (${connections} are meant: ulimit -n is too low)` : "" };
 }
 
 /** One run of such clients on a server. */
