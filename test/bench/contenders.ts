@@ -25,6 +25,8 @@ export interface Contender {
   readonly storeless?: true;
   /** The bench makes the empty store, with our migrations, before it starts. */
   readonly storeMade?: boolean;
+  /** A program that must be on the PATH; where it is not, the contender is left out. */
+  readonly needs?: string;
   /** Other than Socket.IO with the contract's events. */
   readonly dialect?: DialectName;
 }
@@ -76,6 +78,7 @@ export const CONTENDERS: Readonly<Record<ContenderName, Contender>> = {
   "node-socket.io": {
     what: "http and stock socket.io on Node, with nothing else to load",
     command: ["node", join(import.meta.dir, "servers/node-socket.io.js")],
+    needs: "node",
     storeless: true,
   },
   ...PEERS,

@@ -79,9 +79,14 @@ function withPeers(scenario: Scenario, isWanted: (name: PeerName) => boolean): S
   };
 }
 
-/** What of the scenarios is left without those. */
-const without = (all: readonly Scenario[], left: ReadonlyMap<string, string>): readonly Scenario[] =>
-  all.map((scenario) => ({ ...scenario, contenders: scenario.contenders.filter((name) => !left.has(name)) }));
+/** What of the scenarios is left without those, and without contenders whose program is not there. */
+function without(all: readonly Scenario[], left: ReadonlyMap<string, string>): readonly Scenario[] {
+  const isHere = (name: ContenderName) => {
+    const { needs } = CONTENDERS[name];
+    return !left.has(name) && (needs === undefined || Bun.which(needs) !== null);
+  };
+  return all.map((scenario) => ({ ...scenario, contenders: scenario.contenders.filter(isHere) }));
+}
 
 /** Installs the peers that take part. Those that cannot be had are said, and an error where they were named. */
 async function peersOf(all: readonly Scenario[]): Promise<Prepared> {
