@@ -1,7 +1,9 @@
 /** Native topics against a model of rooms: what each client is to hear, exactly, in its order, over every transport. */
 
-import { afterEach, describe, expect, test } from "bun:test";
+import { afterEach, describe, expect, spyOn, test } from "bun:test";
+import type { BunWebSocket } from "@socket.io/bun-engine";
 import { type Socket as Client, io as connectClient } from "socket.io-client";
+import { LIMITS } from "../../src/limits.ts";
 import { type Chance, createChance, freshSeed } from "../fixture/chance.ts";
 import {
   type EngineHouse,
@@ -355,13 +357,44 @@ describe("createFanout", () => {
     const [one, other] = [await enter(house), await enter(house)];
     for (const { peer } of [one, other]) house.join(peer, "room");
     const pad = "x".repeat(1_000_000);
+    const publishes = [
+      spyOn(house.server, "publish"),
+      spyOn(other.peer.session.socket as BunWebSocket, "publish"),
+    ].flatMap(({ mock }) => mock);
     for (const n of numbers(40)) {
       if (n % 2 === 0) house.publish("room", "m", n, pad);
       else house.publishExcept(other.peer, "room", "m", n, pad);
     }
+    const published = publishes.flatMap(({ calls }) => calls.map(([, frame]) => String(frame).length));
+    expect(published.length).toBeGreaterThan(1);
+    expect(published.reduce((sum, length) => sum + length)).toBeLessThanOrEqual(
+      LIMITS.publishedUnflushedBytesMax,
+    );
     for (const n of numbers(40)) expect(numberOf(await one.client.frame())).toBe(n);
     for (const n of numbers(20)) expect(numberOf(await other.client.frame())).toBe(2 * n);
     one.client.socket.close();
     other.client.socket.close();
+  });
+
+  test("cuts off who cannot take what one turn sends, and skips nothing before", async () => {
+    const house = start({ outboundBytesMax: 1_000_000 });
+    const { client, peer } = await enter(house);
+    house.join(peer, "room");
+    let isOpen = true;
+    client.closed.then(() => {
+      isOpen = false;
+    });
+    const got: number[] = [];
+    client.socket.addEventListener("message", ({ data }) => got.push(numberOf(String(data))));
+    const pad = "x".repeat(1_000_000);
+    let n = 0;
+    for (; n < 40; n++) house.publish("room", "m", n, pad);
+    for (; isOpen && n < 5_000; n++) {
+      house.publish("room", "m", n);
+      await new Promise(setImmediate);
+    }
+    await client.closed;
+    expect(got).toEqual(numbers(got.length));
+    expect(house.metrics.snapshot().slow_clients_disconnected_total).toBe(1);
   });
 });

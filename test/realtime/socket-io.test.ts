@@ -181,9 +181,11 @@ describe("createSocketIo", () => {
   });
 
   test("tells every namespace of the session that it has upgraded, and how it ended", async () => {
+    const upgrades: string[] = [];
     const ends: string[] = [];
     const { promise: ended, resolve } = Promise.withResolvers<void>();
     const house = start({
+      onUpgrade: (peer) => upgrades.push(peer.namespace),
       onDisconnect(peer, reason) {
         if (ends.push(`${peer.namespace} ${reason}`) === 2) resolve();
       },
@@ -205,6 +207,7 @@ describe("createSocketIo", () => {
     client.socket.send("41");
     while (house.peers.size > 0) await new Promise(setImmediate);
     expect(peer.session.socket).toBeDefined();
+    expect(upgrades).toEqual(["/", "/other"]);
     other?.ackJson(7, '{"ok":true}');
     expect(await client.frame()).toBe('43/other,7[{"ok":true}]');
     client.socket.close();
