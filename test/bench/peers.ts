@@ -26,6 +26,7 @@ const source = (...path: readonly string[]) => join(import.meta.dir, "peers", ..
 
 const PYTHON = join(CACHE, "fastapi", "bin", "python");
 const NODE_SERVER = join(CACHE, "node", "server.mjs");
+const NODE_MIN = 20;
 const RUST_SERVER = join(CACHE, "socketioxide", "release", "socketioxide-peer");
 /** uWebSockets.js itself is on no registry: a copy that somebody else put on npm, unless a path to one's own is given. */
 const UWEBSOCKETS_COPY = "uwebsockets";
@@ -98,6 +99,7 @@ async function prepareNode(): Promise<string> {
   const advice =
     "socket.io on Node needs node 20 or newer and npm, and what better-sqlite3's install takes: its prebuilt binary or python3 and a C++ compiler";
   const runtime = await output(["node", "--version"], advice);
+  if (Number(/^v(\d+)/.exec(runtime)?.[1]) < NODE_MIN) throw new LeftOut(`${advice} (this is ${runtime})`);
   const files = ["package.json", "package-lock.json"].map((file) => source("node", file));
   const folder = await installed("node", { runtime, files }, (into) => npmInstall(files, into, advice));
   // Beside its packages, else it would find the project's own.

@@ -1,8 +1,9 @@
 /** Starts a contender on a fresh store for one run, and a generator beside it, each on a core of its own. */
 
 import { Database } from "bun:sqlite";
+import { mkdirSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { migrate } from "../../src/repository/sqlite-schema.ts";
 import { type Program, startProgram } from "../fixture/program.ts";
 import { CONTENDERS, type ContenderName, ENVIRONMENT } from "./contenders.ts";
@@ -54,7 +55,8 @@ export async function serving<T>(
 }
 
 /** An empty store for a server that has no migrations of its own. */
-function makeStore(path: string): void {
+export function makeStore(path: string): void {
+  mkdirSync(dirname(path), { recursive: true });
   const db = new Database(path, { create: true, readwrite: true });
   migrate(db, path);
   db.close();

@@ -1,4 +1,4 @@
-/** How long a server takes from its process's start to its first answer over HTTP, on a store that is not there yet. */
+/** How long a server takes from its process's start to its first answer over HTTP, on a store that is not there yet or, for servers that make none, empty. */
 
 import { mkdir, mkdtemp, rm } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
@@ -6,7 +6,7 @@ import { scripts } from "../../../package.json";
 import { spawnProgram } from "../../fixture/program.ts";
 import { CONTENDERS, ENVIRONMENT, SINGLE_FILE } from "../contenders.ts";
 import { onCore } from "../machine.ts";
-import { SERVER_CORE } from "../run.ts";
+import { makeStore, SERVER_CORE } from "../run.ts";
 import type { Kind } from "../scenario.ts";
 import { median } from "../statistics.ts";
 
@@ -35,10 +35,12 @@ export function startsToFirstAnswer({ starts }: { readonly starts: number }): Ki
         // The first one reads the program into the system's cache, and is not counted.
         for (let start = 0; start <= starts; start += 1) {
           const port = await freePort();
+          const storePath = join(folder, `${start}`, "chat.db");
+          if (CONTENDERS[contender].storeMade) makeStore(storePath);
           const beganMs = performance.now();
           const { child, exited, output } = spawnProgram({
             command: onCore(SERVER_CORE, CONTENDERS[contender].command),
-            env: { ...ENVIRONMENT, PORT: String(port), SQLITE_PATH: join(folder, `${start}`, "chat.db") },
+            env: { ...ENVIRONMENT, PORT: String(port), SQLITE_PATH: storePath },
           });
           const status = await firstAnswer(port);
           if (start > 0) times.push(performance.now() - beganMs);
