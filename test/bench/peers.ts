@@ -4,7 +4,7 @@
  */
 
 import { copyFile } from "node:fs/promises";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import type { DialectName } from "./dialects.ts";
 import { CACHE, installed, LeftOut, output } from "./peers/installing.ts";
 
@@ -30,8 +30,9 @@ const NODE_MIN = 20;
 const RUST_SERVER = join(CACHE, "socketioxide", "release", "socketioxide-peer");
 /** uWebSockets.js itself is on no registry: a copy that somebody else put on npm, unless a path to one's own is given. */
 const UWEBSOCKETS_COPY = "uwebsockets";
-const UWEBSOCKETS =
-  process.env.UWEBSOCKETS_PATH || join(CACHE, "uwebsockets", "node_modules", UWEBSOCKETS_COPY);
+const UWEBSOCKETS = process.env.UWEBSOCKETS_PATH
+  ? resolve(process.env.UWEBSOCKETS_PATH)
+  : join(CACHE, "uwebsockets", "node_modules", UWEBSOCKETS_COPY);
 
 export const PEERS: Readonly<Record<PeerName, Peer>> = {
   fastapi: {
@@ -61,7 +62,7 @@ export const PEERS: Readonly<Record<PeerName, Peer>> = {
   },
   centrifugo: {
     what: "Centrifugo, history in memory only and nothing validated; JSON over WebSocket, ack is the publish reply",
-    command: [process.execPath, source("centrifugo", "launch.ts"), process.env.CENTRIFUGO_BIN ?? ""],
+    command: [process.execPath, source("centrifugo", "launch.ts"), resolve(process.env.CENTRIFUGO_BIN ?? "")],
     storeMade: false,
     storeless: true,
     dialect: "centrifugo",
@@ -181,7 +182,10 @@ async function prepareCentrifugo(): Promise<string> {
     throw new LeftOut(
       "set CENTRIFUGO_BIN to its program, version 6: it is released on its own git host, and no package registry has it",
     );
-  return output([binary, "version"], "CENTRIFUGO_BIN names a program that does not answer `version`");
+  const advice = "CENTRIFUGO_BIN must name the program of Centrifugo 6";
+  const version = await output([resolve(binary), "version"], advice);
+  if (!version.startsWith("Centrifugo ")) throw new LeftOut(`${advice} (${version || "it says nothing"})`);
+  return version;
 }
 
 /** What of the peers is here, with its versions, and what is not, with the reason. */

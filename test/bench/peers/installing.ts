@@ -25,12 +25,18 @@ export async function output(command: readonly string[], advice: string, cwd?: s
       child.exited,
     ]);
     if (code === 0) return printed.trim();
-    said = (errors.trim() || printed.trim()).split("\n").slice(-3).join(" / ") || `exit ${code}`;
+    said = telling(`${printed}\n${errors}`) ?? `exit ${code}`;
   } catch (error) {
     // The program itself is missing.
     said = error instanceof Error ? error.message : String(error);
   }
   throw new LeftOut(`${advice} (${said})`);
+}
+
+/** Of what a failing command said, the line that tells most: the first error, or the last line. */
+function telling(text: string): string | undefined {
+  const lines = text.split("\n").filter((line) => line.trim() !== "");
+  return lines.find((line) => /error/i.test(line) && !/^\s*throw /.test(line)) ?? lines.at(-1);
 }
 
 /**
