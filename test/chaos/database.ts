@@ -29,6 +29,8 @@ export async function openDatabase(): Promise<Database> {
   let server: MongoServer = await startMongo(options);
   let isUp = true;
   const { uri, port } = server;
+  // It ends when this process does, but not while it is stopped.
+  process.on("exit", () => server.resume());
 
   async function asOperator(work: (client: MongoClient) => Promise<unknown>): Promise<void> {
     const client = await MongoClient.connect(uri, { serverSelectionTimeoutMS: 10_000 });
