@@ -27,8 +27,10 @@ export const LIMITS = {
   jsonDepthMax: 32,
 
   /** Sends committed together: bounds how long one commit can keep the event loop. */
-  batchMessagesMax: 512,
+  batchMessagesMax: 1_024,
   batchBytesMax: 4_000_000,
+  /** How long the messages of a batch are told to their rooms and answered before the event loop has a turn. */
+  answerTurnMs: 2,
   /** Sends that wait for a commit, over all connections; beyond them the answer is `overloaded`. */
   commitQueueMessagesMax: 65_536,
   commitQueueBytesMax: 64_000_000,

@@ -55,6 +55,8 @@ interface Waiting {
 }
 
 const OVERLOADED_RETRY_MS = 1_000;
+/** Messages that are told and answered between two looks at the clock. */
+const ANSWERED_TOGETHER = 64;
 /** How often the sockets are read for one batch. */
 const GATHER_READS_MAX = 4;
 
@@ -155,6 +157,19 @@ export function createCommits(options: CommitsOptions): Commits {
     const results = await append(batch);
     metrics.count("commits_total");
     metrics.count("messages_stored_total", results.filter(({ kind }) => kind === "stored").length);
+    // In parts, as a large batch would keep the event loop for too long; most are one part, which costs each member one write.
+    for (let from = 0; from < batch.length;) {
+      if (from > 0) await nextTurn();
+      const until = monotonicNow() + LIMITS.answerTurnMs;
+      do {
+        const to = from + ANSWERED_TOGETHER;
+        finish(batch.slice(from, to), results.slice(from, to));
+        from = to;
+      } while (from < batch.length && monotonicNow() < until);
+    }
+  }
+
+  function finish(batch: readonly Waiting[], results: readonly AppendResult[]): void {
     // A duplicate too: it proves that a message is there of which, after an unknown outcome, nobody may have heard.
     bus.publish(results.flatMap((result) => (result.kind === "refused" ? [] : [result.message])));
     answer(batch, results);

@@ -37,7 +37,7 @@ const FRAME_HEADER_BYTES = 24;
  * @param path of the database file
  * @param descriptor of the database file, may be written; to be closed by the caller when no connection is open any more
  */
-export async function openWal(writer: Database, path: string, descriptor: number): Promise<Wal> {
+export function openWal(writer: Database, path: string, descriptor: number): Wal {
   const pageBytes = Number(writer.query("PRAGMA page_size").values()[0]?.[0]);
   // Looks at the log without touching it; answers [busy, frames in the log, frames copied].
   const look = writer.prepare("PRAGMA wal_checkpoint(NOOP)");
@@ -63,13 +63,6 @@ export async function openWal(writer: Database, path: string, descriptor: number
     closeSync(log);
   }
 
-  worker = startWorker(path, descriptor);
-  try {
-    await worker.opened;
-  } catch (error) {
-    letGo();
-    throw error;
-  }
   return {
     sync: () =>
       new Promise((resolve, reject) => fdatasync(log, (error) => (error ? reject(error) : resolve()))),

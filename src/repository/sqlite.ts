@@ -51,7 +51,7 @@ export async function openSqliteRepository(world: SqliteWorld): Promise<MessageR
     descriptor = openSync(path, "r+");
     reader = new Database(path, { readonly: true });
     reader.run(`PRAGMA busy_timeout = ${LOOP_BUSY_MS}`);
-    const wal = await openWal(writer, path, descriptor);
+    const wal = openWal(writer, path, descriptor);
     await beginLog(wal).catch(async (error) => {
       await wal.leave();
       throw new Error(`SQLite file ${path} cannot be written (${(error as Error).message})`);
@@ -70,7 +70,9 @@ export async function openSqliteRepository(world: SqliteWorld): Promise<MessageR
  * open all the while.
  */
 async function beginLog(wal: Wal): Promise<void> {
-  if (wal.isPartlyCopied()) await wal.mend();
+  // The usual start: nobody waits for the worker, which a program that has just begun is slow to start.
+  if (!wal.isPartlyCopied()) return wal.sync();
+  await wal.mend();
   await wal.finish().catch((error) => {
     if (!isBusy(error)) throw error;
     return wal.sync();

@@ -269,16 +269,19 @@ test("a checkpoint worker that dies is replaced, and close does not wait for it"
     return post.apply(this, args);
   });
   const repository = await openSqlite(place.path);
-  await workers.at(-1)?.terminate();
   const log = `${place.path}-wal`;
-  const messages = 100 * LIMITS.batchMessagesMax;
+  const messages = 50 * LIMITS.batchMessagesMax;
   let longest = 0;
+  let isKilled = false;
   for (let sent = 0; sent < messages; sent += LIMITS.batchMessagesMax) {
     const drafts = sends("a", sent + 1, LIMITS.batchMessagesMax, 2_000);
     // The death may have hidden a failed sync: batches are refused until that is mended.
     while (!(await repository.append(drafts).catch(() => undefined)))
       await new Promise((resume) => setTimeout(resume, 5));
     longest = Math.max(longest, statSync(log).size);
+    if (isKilled || workers.length === 0) continue;
+    isKilled = true;
+    await workers[0]?.terminate();
   }
   // Less than was written: it started afresh.
   expect(longest).toBeLessThan(LIMITS.walBytesMax + 4 * LIMITS.batchBytesMax);
