@@ -29,8 +29,13 @@ export const LIMITS = {
   /** Sends committed together: bounds how long one commit can keep the event loop. */
   batchMessagesMax: 1_024,
   batchBytesMax: 4_000_000,
-  /** How long the messages of a batch are told to their rooms and answered before the event loop has a turn. */
+  /**
+   * How long the messages of a batch are told to their rooms and answered before the event loop has a turn: in few turns where
+   * time is short, as each is a write to every member; in many behind a commit that took so long that there is time.
+   */
   answerTurnMs: 2,
+  answerTurnBehindSlowMs: 0.5,
+  commitSlowMs: 15,
   /** Sends that wait for a commit, over all connections; beyond them the answer is `overloaded`. */
   commitQueueMessagesMax: 65_536,
   commitQueueBytesMax: 64_000_000,

@@ -69,6 +69,8 @@ export function createCommits(options: CommitsOptions): Commits {
   let waitingBytes = 0;
   let lateness: ReturnType<typeof setTimeout> | undefined;
   let running = false;
+  /** How many were unanswered when the last batch was about to be answered, the batch included. */
+  let unanswered = 1;
   /** The batch that is with the store. */
   let committing: Promise<void> | null = null;
 
@@ -129,38 +131,48 @@ export function createCommits(options: CommitsOptions): Commits {
   /**
    * Lets every socket be read, and again as long as that brings more: what is sent at about the same time makes one batch.
    * Else those who were answered last find the next batch gone, and two halves take turns for ever, each with a
-   * publish, an fsync and a write to every member of its own (docs/adr/0006). A lone message waits some 20 µs.
+   * publish, an fsync and a write to every member of its own (docs/adr/0006). Over once as many are there as had been
+   * unanswered together before: everyone is back, and a lone message waits for one turn.
    */
   async function gather(): Promise<void> {
+    const isWhole = () => waiting.length >= Math.min(unanswered, LIMITS.batchMessagesMax);
     for (let reads = 0; reads < GATHER_READS_MAX; reads += 1) {
       const before = waiting.length;
       // An immediate of the turn that reads the sockets may run before it does.
       await nextTurn();
+      if (isWhole()) return;
       await nextTurn();
-      if (waiting.length === before || before >= LIMITS.batchMessagesMax) return;
+      if (isWhole() || waiting.length === before) return;
     }
   }
 
   async function run(): Promise<void> {
     running = true;
-    await gather();
-    while (waiting.length > 0) {
-      committing = commitBatch(takeBatch());
-      await committing;
-      if (waiting.length > 0) await gather();
-    }
+    do {
+      await gather();
+      // What reading them took and what writing them will take is too much for one turn.
+      if (waiting.length >= LIMITS.batchMessagesMax / 2) await nextTurn();
+      if (waiting.length > 0) {
+        committing = commitBatch(takeBatch());
+        await committing;
+      }
+    } while (waiting.length > 0);
     committing = null;
     running = false;
   }
 
   async function commitBatch(batch: readonly Waiting[]): Promise<void> {
+    const began = monotonicNow();
     const results = await append(batch);
+    const isSlow = monotonicNow() - began > LIMITS.commitSlowMs;
+    const turnMs = isSlow ? LIMITS.answerTurnBehindSlowMs : LIMITS.answerTurnMs;
     metrics.count("commits_total");
     metrics.count("messages_stored_total", results.filter(({ kind }) => kind === "stored").length);
+    unanswered = batch.length + waiting.length;
     // In parts, as a large batch would keep the event loop for too long; most are one part, which costs each member one write.
     for (let from = 0; from < batch.length;) {
       if (from > 0) await nextTurn();
-      const until = monotonicNow() + LIMITS.answerTurnMs;
+      const until = monotonicNow() + turnMs;
       do {
         const to = from + ANSWERED_TOGETHER;
         finish(batch.slice(from, to), results.slice(from, to));

@@ -8,12 +8,21 @@ import { assert, ChatError } from "../errors.ts";
 import type { AppendResult } from "./repository.ts";
 import { SEQ_BITS, SEQ_MAX } from "./sqlite-schema.ts";
 
+export interface Appended {
+  readonly results: readonly AppendResult[];
+  /** False when there was nothing to store. */
+  readonly written: boolean;
+}
+
+/** Rows that are written in one turn of the event loop: less than a millisecond. */
+const ROWS_PER_TURN = 256;
+
 export interface Appender {
   /**
    * Commits the drafts on the calling thread, without waiting for the disk. Throws what SQLite threw, after a rollback.
-   * `written` is false when there was nothing to store.
+   * A large batch lets the event loop go in between, its transaction open. One call at a time.
    */
-  commit(drafts: readonly Draft[]): { readonly results: readonly AppendResult[]; readonly written: boolean };
+  commit(drafts: readonly Draft[]): Promise<Appended>;
   finalize(): void;
 }
 
@@ -83,12 +92,13 @@ export function createAppender(db: Database): Appender {
   }
 
   return {
-    commit(drafts) {
+    async commit(drafts) {
       begin.run();
       try {
         const rooms = new Map<string, OpenRoom>();
         const results: AppendResult[] = [];
-        for (const draft of drafts) {
+        for (const [index, draft] of drafts.entries()) {
+          if (index > 0 && index % ROWS_PER_TURN === 0) await new Promise((resume) => setImmediate(resume));
           const room = rooms.get(draft.room) ?? openRoom(draft.room);
           rooms.set(draft.room, room);
           results.push(store(room, draft));

@@ -11,7 +11,7 @@ import type { Draft } from "../domain/message.ts";
 import { assert, ChatError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
 import type { AppendResult, MessageRepository, RepositoryWorld, StoreStatus } from "./repository.ts";
-import { createAppender } from "./sqlite-append.ts";
+import { type Appended, createAppender } from "./sqlite-append.ts";
 import { downReason, isBusy, isCorrupt, startFault, syncFailed } from "./sqlite-faults.ts";
 import { syncFolders, truePath } from "./sqlite-folder.ts";
 import { lockFile } from "./sqlite-lock.ts";
@@ -273,6 +273,8 @@ function createSqliteRepository({
 
   /** The log's length; to learn it must not fail what it is learnt for. */
   function logBytes(): number {
+    // Not while a batch is being written: the log is looked at when it has been.
+    if (writer.inTransaction) return 0;
     try {
       return wal.bytes();
     } catch (error) {
@@ -297,10 +299,10 @@ function createSqliteRepository({
     refuseWhileUnsafe();
     // Nobody waits for it any more.
     if (performance.now() > deadline) throw unavailable("the store is busy");
-    let committed: ReturnType<typeof appender.commit>;
+    let committed: Appended;
     try {
       freezeView();
-      committed = appender.commit(drafts);
+      committed = await appender.commit(drafts);
     } catch (error) {
       showAll();
       if (!isBusy(error) || performance.now() > deadline) throw failed(error);

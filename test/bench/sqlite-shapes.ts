@@ -91,7 +91,9 @@ async function inAWorker(path: string): Promise<Shape> {
 
 function serveWorker(path: string) {
   const appender = createAppender(openFull(path));
-  parentPort?.on("message", (drafts: Draft[]) => parentPort?.postMessage(appender.commit(drafts).results));
+  parentPort?.on("message", async (drafts: Draft[]) =>
+    parentPort?.postMessage((await appender.commit(drafts)).results),
+  );
 }
 
 /** Senders that each wait for their ack before they send again, and a group commit between them and the shape. */

@@ -23,7 +23,7 @@ stock.serve({
     readAfter: async (...query) => reads.readAfter(...query),
   },
   async commit(draft) {
-    const [result] = appender.commit([draft]).results;
+    const [result] = (await appender.commit([draft])).results;
     if (result?.kind !== "stored") throw new Error("not stored");
     stock.deliver([result.message]);
     return result.message;
