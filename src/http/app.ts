@@ -11,8 +11,9 @@ import { createRefuse, notFound } from "./errors.ts";
 import { healthRoutes, type Readiness } from "./health.ts";
 import { messageRoutes } from "./messages.ts";
 import { originGuard } from "./origins.ts";
+import { createPageCache } from "./page-cache.ts";
 import { roomRoutes } from "./rooms.ts";
-import { type HttpEnv, targetOf } from "./target.ts";
+import { type HttpEnv, targetOf, wholeTarget } from "./target.ts";
 
 export interface HttpAppOptions {
   readonly chat: Chat;
@@ -37,7 +38,8 @@ export function createHttpApp(options: HttpAppOptions): HttpApp {
   const app = new Hono<HttpEnv>({ getPath: (request) => targetOf(request.url).path });
   const refuse = createRefuse(options.log);
   const health = healthRoutes(options);
-  const messages = messageRoutes(options);
+  const pages = createPageCache(options.chat.history.revision);
+  const messages = messageRoutes({ ...options, pages });
   const rooms = roomRoutes(options);
 
   app.onError(refuse);
@@ -82,8 +84,28 @@ export function createHttpApp(options: HttpAppOptions): HttpApp {
     });
   }
 
+  // What the way through the app gives a page for a caller that is no browser, whoever it is.
+  const pageHeaders = {
+    "content-type": "application/json",
+    "x-content-type-options": "nosniff",
+    "cache-control": "no-store",
+    ...(options.origins.any
+      ? { "access-control-allow-origin": "*", "access-control-expose-headers": "Retry-After" }
+      : { vary: "Origin" }),
+  };
+
+  /** A page that is kept, where nothing on the way through the app could change the answer. */
+  function keptPage({ method, headers, url }: Request): Response | undefined {
+    if (method !== "GET" || headers.has("origin") || headers.get("connection")?.toLowerCase() === "close")
+      return undefined;
+    const json = pages.find(wholeTarget(url));
+    return json === undefined ? undefined : new Response(json, { headers: pageHeaders });
+  }
+
   return {
     async fetch(request, server) {
+      const kept = keptPage(request);
+      if (kept !== undefined) return kept;
       const address = server?.requestIP(request)?.address.replace(/^::ffff:/, "") ?? "";
       return app.fetch(request.method === "HEAD" ? asGet(request) : request, { address });
     },

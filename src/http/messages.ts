@@ -15,8 +15,8 @@ import { messageToWire } from "../protocol/wire.ts";
 import type { PageSubject } from "../repository/repository.ts";
 import { readJsonBody } from "./body.ts";
 import type { Readiness } from "./health.ts";
-import { createPageCache } from "./page-cache.ts";
-import { type HttpEnv, rawName, rawQuery, rawTarget } from "./target.ts";
+import type { PageCache } from "./page-cache.ts";
+import { type HttpEnv, rawName, rawQuery, wholeTarget } from "./target.ts";
 
 export interface MessageRoutesOptions {
   readonly chat: Chat;
@@ -24,11 +24,17 @@ export interface MessageRoutesOptions {
   readonly messageBytesMax: number;
   readonly bodyBytesMax: number;
   readonly readiness: () => Readiness;
+  readonly pages: PageCache;
 }
 
-export function messageRoutes({ chat, messageBytesMax, bodyBytesMax, readiness }: MessageRoutesOptions) {
+export function messageRoutes({
+  chat,
+  messageBytesMax,
+  bodyBytesMax,
+  readiness,
+  pages,
+}: MessageRoutesOptions) {
   const { history } = chat;
-  const pages = createPageCache(history.revision);
 
   /** Answers with the page that was kept, or reads it and keeps it. */
   async function answer<Q>(
@@ -37,7 +43,7 @@ export function messageRoutes({ chat, messageBytesMax, bodyBytesMax, readiness }
     subjectOf: (query: Q) => PageSubject,
     read: (query: Q) => Promise<string>,
   ) {
-    const target = rawTarget(c);
+    const target = wholeTarget(c.req.raw.url);
     let json = pages.find(target);
     if (json === undefined) {
       const query = parse(rawName(c), rawQuery(c));

@@ -24,9 +24,9 @@ export function targetOf(url: string): Target {
   return mark < 0 ? { path: whole, query: "" } : { path: whole.slice(0, mark), query: whole.slice(mark + 1) };
 }
 
-/** Path and query as they were sent. */
-export const rawTarget = (c: Context<HttpEnv>) => {
-  const { path, query } = targetOf(c.req.raw.url);
+/** Path and query as one text. */
+export const wholeTarget = (url: string) => {
+  const { path, query } = targetOf(url);
   return `${path}?${query}`;
 };
 

@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { ChatError } from "../../src/errors.ts";
 import { LIMITS } from "../../src/limits.ts";
 import type { WireMessage } from "../../src/protocol/wire.ts";
 import { post, refusalOf, startHttpApp, type TestHttpApp } from "../fixture/http-app.ts";
@@ -403,5 +404,74 @@ describe("the query of a list", () => {
       "2",
       "1",
     ]);
+  });
+});
+
+describe("a page that is kept", () => {
+  const headersOf = ({ headers }: Response) =>
+    Object.fromEntries([...headers].filter(([name]) => name !== "date"));
+
+  test.each([
+    ["named origins", { any: false, named: new Set(["https://chat.example.org"]), hosts: new Set<string>() }],
+    ["any origin", { any: true, named: new Set<string>(), hosts: new Set<string>() }],
+  ])("is the same answer to the header as one that is read, with %s", async (_, origins) => {
+    let reads = 0;
+    const own = await startHttpApp({
+      origins,
+      between: (repository) => ({
+        ...repository,
+        readBefore: (...query) => {
+          reads += 1;
+          return repository.readBefore(...query);
+        },
+      }),
+    });
+    try {
+      await post(own, "kept", { user_id: "anna", message: "one" });
+      const ask = (headers: Record<string, string> = {}) =>
+        fetch(`${own.url}/rooms/kept/messages?limit=3`, { headers });
+      const [read, kept] = [await ask(), await ask()];
+      expect(reads).toBe(1);
+      expect(headersOf(kept)).toEqual(headersOf(read));
+      expect(await kept.text()).toBe(await read.text());
+
+      // What may act on the answer still gets its own headers.
+      const browser = await ask({ origin: "https://chat.example.org" });
+      expect(browser.headers.get("access-control-allow-origin")).toBe(
+        origins.any ? "*" : "https://chat.example.org",
+      );
+      expect((await ask({ connection: "close" })).headers.get("connection")).toBe("close");
+      const head = await fetch(`${own.url}/rooms/kept/messages?limit=3`, { method: "HEAD" });
+      expect(await head.text()).toBe("");
+
+      await post(own, "kept", { user_id: "anna", message: "two" });
+      expect(texts(((await (await ask()).json()) as Page).messages)).toEqual(["two", "one"]);
+      expect(reads).toBe(2);
+    } finally {
+      await own.dispose();
+    }
+  });
+
+  test("is not given while the store is down", async () => {
+    let isDown = false;
+    const own = await startHttpApp({
+      between: (repository) => ({
+        ...repository,
+        revision: (subject) => (isDown ? null : repository.revision(subject)),
+        readBefore: (...query) =>
+          isDown ? Promise.reject(new ChatError("storage_unavailable")) : repository.readBefore(...query),
+      }),
+    });
+    try {
+      await post(own, "down", { user_id: "anna", message: "one" });
+      const ask = () => fetch(`${own.url}/rooms/down/messages`);
+      expect([(await ask()).status, (await ask()).status]).toEqual([200, 200]);
+      isDown = true;
+      expect((await ask()).status).toBe(503);
+      isDown = false;
+      expect((await ask()).status).toBe(200);
+    } finally {
+      await own.dispose();
+    }
   });
 });
