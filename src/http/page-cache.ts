@@ -1,6 +1,7 @@
 /**
  * Pages of history as they went out, kept for whoever asks the same again: encoded once, and good as long as nothing has
- * changed in the room or of the user that they show.
+ * changed in the room or of the user that they show. What was asked for only once is not kept: whoever reads a whole
+ * history would push out what others ask for again and again.
  */
 
 import { LIMITS } from "../limits.ts";
@@ -10,7 +11,7 @@ export interface PageCache {
   /** The answer to this very request, when it would be the same now. */
   find(target: string): string | undefined;
   /**
-   * Remembers an answer.
+   * Remembers an answer that was asked for before.
    * @param revision of the subject, taken before the page was read; null: it is not known when it changes
    */
   keep(target: string, subject: PageSubject, revision: number | null, json: string): void;
@@ -27,6 +28,8 @@ export function createPageCache(revisionOf: (subject: PageSubject) => number | n
   /** The least recently asked first. */
   const kept = new Map<string, Kept>();
   let chars = 0;
+  /** Asked for once lately. */
+  const asked = new Set<string>();
 
   const weight = (target: string, json: string) => target.length + json.length;
 
@@ -43,6 +46,7 @@ export function createPageCache(revisionOf: (subject: PageSubject) => number | n
       if (found === undefined) return undefined;
       if (revisionOf(found.subject) !== found.revision) {
         drop(target);
+        asked.add(target);
         return undefined;
       }
       // A Map keeps the order of insertion: putting it in anew makes it the most recent.
@@ -53,6 +57,11 @@ export function createPageCache(revisionOf: (subject: PageSubject) => number | n
 
     keep(target, subject, revision, json) {
       if (revision === null || weight(target, json) > LIMITS.pageCacheChars / 16) return;
+      if (!asked.delete(target)) {
+        if (asked.size >= LIMITS.pagesAskedOnceMax) asked.clear();
+        asked.add(target);
+        return;
+      }
       drop(target);
       kept.set(target, { subject, revision, json });
       chars += weight(target, json);

@@ -21,7 +21,7 @@ import {
   ClientIdSchema,
   EpochSchema,
   fields,
-  encodeMessage,
+  messageToWire,
   parsedString,
   parseOrRefuse,
   RoomNameSchema,
@@ -180,14 +180,15 @@ export function parseJsonBody(text: string): unknown {
   return value;
 }
 
-const encodePage = (messages: readonly PastMessage[], rest: Readonly<Record<string, unknown>>) =>
-  `{"messages":[${messages.map(encodeMessage).join(",")}],${JSON.stringify(rest).slice(1)}`;
-
-/** A page as JSON text, as are all that have messages in them: encoded once. */
+/** A page as JSON text, as are all that have messages in them: it may be kept. */
 export const encodeUserPage = (
   page: { readonly messages: readonly PastMessage[]; readonly next: UserCursorPlace | null },
   cursor: Cursor<UserCursorPlace>,
-) => encodePage(page.messages, { next_cursor: page.next === null ? null : cursor.write(page.next) });
+) =>
+  JSON.stringify({
+    messages: page.messages.map(messageToWire),
+    next_cursor: page.next === null ? null : cursor.write(page.next),
+  });
 
 export const encodeRoomPage = (
   page: {
@@ -197,7 +198,8 @@ export const encodeRoomPage = (
   },
   cursor: Cursor<RoomCursorPlace>,
 ) =>
-  encodePage(page.messages, {
+  JSON.stringify({
+    messages: page.messages.map(messageToWire),
     next_cursor: page.next === null ? null : cursor.write(page.next),
     epoch: page.head.epoch,
     first_seq: page.head.firstSeq,

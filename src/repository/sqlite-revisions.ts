@@ -26,6 +26,8 @@ export function createRevisions(writer: Database): Revisions {
   /** What has no number of its own has not changed since this one. */
   let floor = 0;
   const changed = { room: new Map<string, number>(), user: new Map<string, number>() };
+  /** Others' writes are looked for once a turn of the event loop. */
+  let hasLooked = false;
   /** A reader may have had a view of before when the writes of others were noticed: they count once more when it ends. */
   let isLate = false;
 
@@ -36,15 +38,23 @@ export function createRevisions(writer: Database): Revisions {
     changed.user.clear();
   }
 
+  function look() {
+    if (hasLooked) return;
+    const version = dataVersion.values()[0]?.[0];
+    hasLooked = true;
+    setImmediate(() => {
+      hasLooked = false;
+    });
+    if (version === seenVersion) return;
+    seenVersion = version;
+    isLate = true;
+    allChanged();
+  }
+
   return {
     allChanged,
     of({ kind, name }) {
-      const version = dataVersion.values()[0]?.[0];
-      if (version !== seenVersion) {
-        seenVersion = version;
-        isLate = true;
-        allChanged();
-      }
+      look();
       return changed[kind].get(name) ?? floor;
     },
     stored(messages) {

@@ -430,8 +430,8 @@ describe("a page that is kept", () => {
       await post(own, "kept", { user_id: "anna", message: "one" });
       const ask = (headers: Record<string, string> = {}) =>
         fetch(`${own.url}/rooms/kept/messages?limit=3`, { headers });
-      const [read, kept] = [await ask(), await ask()];
-      expect(reads).toBe(1);
+      const [read, , kept] = [await ask(), await ask(), await ask()];
+      expect(reads).toBe(2);
       expect(headersOf(kept)).toEqual(headersOf(read));
       expect(await kept.text()).toBe(await read.text());
 
@@ -446,7 +446,9 @@ describe("a page that is kept", () => {
 
       await post(own, "kept", { user_id: "anna", message: "two" });
       expect(texts(((await (await ask()).json()) as Page).messages)).toEqual(["two", "one"]);
-      expect(reads).toBe(2);
+      expect(reads).toBe(3);
+      await ask();
+      expect(reads).toBe(3);
     } finally {
       await own.dispose();
     }
@@ -465,7 +467,7 @@ describe("a page that is kept", () => {
     try {
       await post(own, "down", { user_id: "anna", message: "one" });
       const ask = () => fetch(`${own.url}/rooms/down/messages`);
-      expect([(await ask()).status, (await ask()).status]).toEqual([200, 200]);
+      for (let times = 0; times < 3; times += 1) expect((await ask()).status).toBe(200);
       isDown = true;
       expect((await ask()).status).toBe(503);
       isDown = false;

@@ -13,8 +13,9 @@ const bounds = { messagesMax: 10, textBytesMax: 1_000 };
 const newest = (repository: MessageRepository, name: string) =>
   repository.readBefore(name as RoomName, null, bounds);
 
-/** What an operator's shell does to the file while the service runs. */
-function meddle(path: string, sql: string) {
+/** What an operator's shell does to the file while the service runs; it is looked for once a turn. */
+async function meddle(path: string, sql: string) {
+  await new Promise((resume) => setImmediate(resume));
   const shell = new Database(path);
   shell.run("PRAGMA busy_timeout = 1000");
   shell.run(sql);
@@ -53,7 +54,7 @@ test("revision changes everywhere when somebody else writes the file", async () 
   await repository.append(sends("lobby", 1, 3));
   const subjects = [room("lobby"), user("ann"), room("nowhere")];
   const before = subjects.map(repository.revision);
-  meddle(place.path, "DELETE FROM messages WHERE seq < 3");
+  await meddle(place.path, "DELETE FROM messages WHERE seq < 3");
   const after = subjects.map(repository.revision);
   expect(after.map((revision, index) => revision !== before[index])).toEqual([true, true, true]);
   expect((await newest(repository, "lobby")).messages.map(({ seq }) => Number(seq))).toEqual([3]);
@@ -66,8 +67,7 @@ test("revision of a page that was read while another's write was not yet to be s
   await repository.append(sends("lobby", 1, 3));
   // Until the sync has ended reads show the room as it was before this append.
   const appending = repository.append(sends("attic", 1, 1));
-  await Promise.resolve();
-  meddle(place.path, "DELETE FROM messages WHERE seq < 3 AND user_id = 'ann'");
+  await meddle(place.path, "DELETE FROM messages WHERE seq < 3 AND user_id = 'ann'");
   const revision = repository.revision(room("lobby"));
   const shown = (await newest(repository, "lobby")).messages.length;
   await appending;
