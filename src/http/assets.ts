@@ -2,12 +2,12 @@
 
 import type { Context } from "hono";
 // By path, since the package's exports do not name them; as files, so that a compiled program carries them too.
-import plain from "../../node_modules/socket.io/client-dist/socket.io.js" with { type: "file" };
-import plainMap from "../../node_modules/socket.io/client-dist/socket.io.js.map" with { type: "file" };
-import minified from "../../node_modules/socket.io/client-dist/socket.io.min.js" with { type: "file" };
-import minifiedMap from "../../node_modules/socket.io/client-dist/socket.io.min.js.map" with { type: "file" };
-import module from "../../node_modules/socket.io/client-dist/socket.io.esm.min.js" with { type: "file" };
-import moduleMap from "../../node_modules/socket.io/client-dist/socket.io.esm.min.js.map" with { type: "file" };
+import plain from "../../node_modules/socket.io-client/dist/socket.io.js" with { type: "file" };
+import plainMap from "../../node_modules/socket.io-client/dist/socket.io.js.map" with { type: "file" };
+import minified from "../../node_modules/socket.io-client/dist/socket.io.min.js" with { type: "file" };
+import minifiedMap from "../../node_modules/socket.io-client/dist/socket.io.min.js.map" with { type: "file" };
+import module from "../../node_modules/socket.io-client/dist/socket.io.esm.min.js" with { type: "file" };
+import moduleMap from "../../node_modules/socket.io-client/dist/socket.io.esm.min.js.map" with { type: "file" };
 import chatPage from "../web/index.html" with { type: "text" };
 import { assert } from "../errors.ts";
 import type { HttpEnv } from "./target.ts";

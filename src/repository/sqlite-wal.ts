@@ -32,6 +32,9 @@ export interface Wal {
 /** A frame's header, https://sqlite.org/fileformat2.html#walformat */
 const FRAME_HEADER_BYTES = 24;
 
+/** How soon after the opening the worker is started. */
+const WORKER_START_MS = 100;
+
 /**
  * @param writer the connection that commits; it must have opened the log
  * @param path of the database file
@@ -46,6 +49,11 @@ export function openWal(writer: Database, path: string, descriptor: number): Wal
   const log = openSync(`${path}-wal`, "r");
 
   let worker: CheckpointWorker | undefined;
+  // Not while the program starts, of which it would take a third, nor when the log is long already: then acks would wait for it.
+  const soon = setTimeout(() => {
+    worker ??= startWorker(path, descriptor);
+  }, WORKER_START_MS);
+  soon.unref();
   /** Asks the worker; one that died is replaced. */
   async function ask(step: Step): Promise<void> {
     worker ??= startWorker(path, descriptor);
@@ -58,6 +66,7 @@ export function openWal(writer: Database, path: string, descriptor: number): Wal
     }
   }
   function letGo() {
+    clearTimeout(soon);
     worker?.terminate();
     look.finalize();
     closeSync(log);

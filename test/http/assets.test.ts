@@ -8,7 +8,7 @@ beforeAll(async () => {
 afterAll(() => app.dispose());
 
 const get = (path: string, headers: Record<string, string> = {}) => fetch(`${app.url}${path}`, { headers });
-const folder = new URL("../../node_modules/socket.io/client-dist/", import.meta.url).pathname;
+const folder = new URL("../../node_modules/socket.io-client/dist/", import.meta.url).pathname;
 
 describe("clientBundles", () => {
   test.each([

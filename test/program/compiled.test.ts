@@ -52,7 +52,7 @@ describe("the compiled program", () => {
     const page = await fetch(`${program.url}/chat`);
     expect(page.headers.get("content-type")).toStartWith("text/html");
     expect(await page.text()).toContain("<!doctype html>");
-    const client = join(ROOT, "node_modules/socket.io/client-dist");
+    const client = join(ROOT, "node_modules/socket.io-client/dist");
     for (const bundle of ["socket.io.js", "socket.io.min.js", "socket.io.esm.min.js"]) {
       const served = await fetch(`${program.url}/socket.io/${bundle}`);
       expect(served.headers.get("content-type")).toStartWith("text/javascript");
