@@ -16,7 +16,7 @@ export const LIMITS = {
   /** UTF-8 bytes of the texts on one page; a page that reaches them is shorter, and its cursor goes on. */
   pageBytesMax: 4_000_000,
   /** Characters of encoded pages that are kept for whoever asks again; one that takes a sixteenth of it is not kept. */
-  pageCacheChars: 16_000_000,
+  pageCacheChars: 4_000_000,
   /** Requests for pages that are remembered in case they come again. */
   pagesAskedOnceMax: 4_096,
   /** Rooms and users whose last change is remembered by itself; beyond them everything counts as changed. */
