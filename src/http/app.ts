@@ -1,6 +1,7 @@
 /** The HTTP face: what every request goes through, in order, and the table of routes. */
 
 import { type Context, Hono } from "hono";
+import { TrieRouter } from "hono/router/trie-router";
 import type { Chat } from "../chat/chat.ts";
 import type { OriginList } from "../domain/origins.ts";
 import { ChatError } from "../errors.ts";
@@ -35,7 +36,11 @@ export interface HttpApp {
 type Handler = (c: Context<HttpEnv>) => Response | Promise<Response>;
 
 export function createHttpApp(options: HttpAppOptions): HttpApp {
-  const app = new Hono<HttpEnv>({ getPath: (request) => targetOf(request.url).path });
+  const app = new Hono<HttpEnv>({
+    // The usual router compiles its routes at the first request: 5 ms of the 28 from the start to the first answer.
+    router: new TrieRouter(),
+    getPath: (request) => targetOf(request.url).path,
+  });
   const refuse = createRefuse(options.log);
   const health = healthRoutes(options);
   const pages = createPageCache(options.chat.history.revision);
