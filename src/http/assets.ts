@@ -30,6 +30,17 @@ export const clientBundles: Readonly<Record<string, Route>> = {
 
 /** The page runs its own script, the served bundle, and nothing else; it speaks to this server only. */
 export function chatPageRoute(): Route {
+  let prepared: ReturnType<typeof preparedPage> | undefined;
+  return (c) => {
+    prepared ??= preparedPage();
+    const { body, tag, policy } = prepared;
+    c.header("content-security-policy", policy);
+    c.header("referrer-policy", "no-referrer");
+    return answer(c, body, tag, "text/html; charset=utf-8");
+  };
+}
+
+function preparedPage() {
   const html: unknown = chatPage; // bun-types knows HTML imports as bundles only
   assert(typeof html === "string", "the chat page is imported as text");
   const policy = [
@@ -43,11 +54,7 @@ export function chatPageRoute(): Route {
     "frame-ancestors 'none'",
   ].join("; ");
   const body = new TextEncoder().encode(html);
-  return (c) => {
-    c.header("content-security-policy", policy);
-    c.header("referrer-policy", "no-referrer");
-    return answer(c, body, entityTag(body), "text/html; charset=utf-8");
-  };
+  return { body, tag: entityTag(body), policy };
 }
 
 /** CSP hash sources of the page's inline elements (W3C CSP3, "hash-source"). */
