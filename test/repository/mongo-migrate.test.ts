@@ -117,9 +117,10 @@ describe("migrateMongo", () => {
           for (const result of await repository.append(drafts("a", 1 + (batch % 3))))
             acked.push(stored(result).seq);
       })();
-      const reports = await Promise.all([mongo.migrate(), mongo.migrate()]);
-      migrating = false;
-      await appending;
+      const reports = await Promise.all([mongo.migrate(), mongo.migrate()]).finally(() => {
+        migrating = false;
+        return appending;
+      });
       expect(reports.reduce((sum, { numbered }) => sum + numbered, 0)).toBe(150);
       await expectNumbered(mongo, "a", 150 + acked.length);
     }),
