@@ -7,6 +7,7 @@ import { Database } from "bun:sqlite";
 import { fdatasyncSync } from "node:fs";
 import { parentPort } from "node:worker_threads";
 import { rewriteLog } from "./sqlite-log-check.ts";
+import { TOUCH } from "./sqlite-schema.ts";
 
 /**
  * - `open`: connects; the descriptor is one of the database file, and whoever asks closes it.
@@ -77,7 +78,7 @@ const steps = {
     steps.touch();
   },
   touch(): void {
-    writer?.run("UPDATE store SET wal_restarts = wal_restarts + 1");
+    writer?.run(TOUCH);
   },
   close(): void {
     letGo();

@@ -1,6 +1,7 @@
 /** The embedded store's tables, as numbered migrations: each runs in one transaction and none is ever changed. */
 
 import type { Database } from "bun:sqlite";
+import type { Epoch } from "../domain/ids.ts";
 
 export interface Migration {
   readonly version: number;
@@ -82,6 +83,16 @@ export function migrate(db: Database, path: string, migrations: readonly Migrati
       throw error;
     }
   }
+}
+
+/** A trifle to commit. */
+export const TOUCH = "UPDATE store SET wal_restarts = wal_restarts + 1";
+
+/** Names this life of the store, where it has no name yet. */
+export function writeEpoch(db: Database, epoch: Epoch): void {
+  db.run("INSERT INTO store (only_row, epoch, wal_restarts) VALUES (1, ?1, 0) ON CONFLICT DO NOTHING", [
+    epoch,
+  ]);
 }
 
 const readPragma = (db: Database, name: string) => Number(db.query(`PRAGMA ${name}`).values()[0]?.[0]);

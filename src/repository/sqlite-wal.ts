@@ -2,7 +2,6 @@
 
 import type { Database } from "bun:sqlite";
 import { closeSync, fdatasync, openSync } from "node:fs";
-import { Worker } from "node:worker_threads";
 import type { CheckpointAnswer, CheckpointAsk } from "./sqlite-checkpoint.ts";
 
 export interface Wal {
@@ -32,7 +31,7 @@ export interface Wal {
 /** A frame's header, https://sqlite.org/fileformat2.html#walformat */
 const FRAME_HEADER_BYTES = 24;
 
-/** How soon after the opening the worker is started. */
+/** How soon after the opening the worker is started, and the module that starts it is loaded. */
 const WORKER_START_MS = 100;
 
 /**
@@ -100,6 +99,7 @@ function startWorker(path: string, descriptor: number) {
   let dead: Error | undefined;
   // In a compiled program the worker is an entry point of its own, found by name beside the main one: it has to be built
   // with entry naming "[name].[ext]".
+  const { Worker } = process.getBuiltinModule("node:worker_threads");
   const worker = new Worker(new URL("./sqlite-checkpoint.ts", import.meta.url));
   worker.on("message", ({ id, fault }: CheckpointAnswer) => {
     const asker = waiting.get(id);

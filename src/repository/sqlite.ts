@@ -15,9 +15,10 @@ import { type Appended, createAppender } from "./sqlite-append.ts";
 import { downReason, isBusy, isCorrupt, startFault, syncFailed } from "./sqlite-faults.ts";
 import { syncFolders, truePath } from "./sqlite-folder.ts";
 import { lockFile } from "./sqlite-lock.ts";
+import { makeStore } from "./sqlite-making.ts";
 import { createReads } from "./sqlite-reads.ts";
 import { createRevisions } from "./sqlite-revisions.ts";
-import { migrate } from "./sqlite-schema.ts";
+import { migrate, TOUCH, writeEpoch } from "./sqlite-schema.ts";
 import { openWal, type Wal } from "./sqlite-wal.ts";
 
 export interface SqliteWorld extends RepositoryWorld {
@@ -46,13 +47,14 @@ export async function openSqliteRepository(world: SqliteWorld): Promise<MessageR
     lock.release();
   };
   try {
+    makeStore(path, world.newEpoch());
     writer = openWriter(path);
     const epoch = epochOf(writer, world.newEpoch);
     descriptor = openSync(path, "r+");
     reader = new Database(path, { readonly: true });
     reader.run(`PRAGMA busy_timeout = ${LOOP_BUSY_MS}`);
     const wal = openWal(writer, path, descriptor);
-    await beginLog(wal).catch(async (error) => {
+    await beginLog(wal, writer).catch(async (error) => {
       await wal.leave();
       throw new Error(`SQLite file ${path} cannot be written (${(error as Error).message})`);
     });
@@ -69,14 +71,32 @@ export async function openSqliteRepository(world: SqliteWorld): Promise<MessageR
  * was copied from it a sync may have failed; SQLite copies it again, but not where a foreign process has held the file
  * open all the while.
  */
-async function beginLog(wal: Wal): Promise<void> {
+async function beginLog(wal: Wal, writer: Database): Promise<void> {
   // The usual start: nobody waits for the worker, which a program that has just begun is slow to start.
-  if (!wal.isPartlyCopied()) return wal.sync();
+  if (!wal.isPartlyCopied()) {
+    writeHeader(writer);
+    return wal.sync();
+  }
   await wal.mend();
   await wal.finish().catch((error) => {
     if (!isBusy(error)) throw error;
     return wal.sync();
   });
+}
+
+/**
+ * An empty log's first commit writes its header and syncs it, on the event loop: so it is made before anybody waits, and
+ * synced with the rest. Nothing was copied from this log, so that no frames of a former life stand behind the header.
+ */
+function writeHeader(writer: Database): void {
+  writer.run("PRAGMA synchronous = OFF");
+  try {
+    writer.run(TOUCH);
+  } catch {
+    // A disk that is full, or somebody's lock: what is there can be read, and the first commit writes the header.
+  } finally {
+    writer.run("PRAGMA synchronous = NORMAL");
+  }
 }
 
 /** How long SQLite may wait for a foreign lock on the event loop; longer waits are ours, off it. */
@@ -105,9 +125,7 @@ function openWriter(path: string): Database {
 }
 
 function epochOf(writer: Database, newEpoch: () => Epoch): Epoch {
-  writer
-    .query("INSERT INTO store (only_row, epoch, wal_restarts) VALUES (1, ?1, 0) ON CONFLICT DO NOTHING")
-    .run(newEpoch());
+  writeEpoch(writer, newEpoch());
   const epoch = parseEpoch(String(writer.query("SELECT epoch FROM store").values()[0]?.[0]));
   assert(epoch !== undefined, "the store's epoch is one");
   return epoch;

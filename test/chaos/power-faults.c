@@ -44,7 +44,8 @@ static int open_undo(int fd, off_t *size) {
   undo_name(name, sizeof name, about.st_ino);
   int undo = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (undo < 0) abort();
-  if (lseek(undo, 0, SEEK_END) == 0 && write(undo, path, sizeof path) != sizeof path) abort();
+  /* Each time: the file may have another name by now. */
+  if (lseek(undo, 0, SEEK_SET) != 0 || write(undo, path, sizeof path) != sizeof path) abort();
   *size = about.st_size;
   return undo;
 }

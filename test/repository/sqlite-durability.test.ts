@@ -18,15 +18,17 @@ const SYNC_MS = 20;
 test("append answers and shows nothing before the sync has ended, and no sync stops the event loop", async () => {
   await using place = await scratch();
   const disk = await diskFaults(place.folder, { syncMs: SYNC_MS, syncLog: `${place.folder}/syncs` });
-  await using slow = sqliteChild("watched", place.path, disk);
-  const seen = await slow.next();
-  expect(seen.fastestMs).toBeGreaterThanOrEqual(SYNC_MS);
-  // A commit that shows too early shows a whole sync too early; a few milliseconds are the machine's.
-  expect(seen.seenEarlyMs).toBeLessThan(SYNC_MS / 2);
-  expect(seen.reads).toBeGreaterThan(100);
-  // One for each append, and those of several checkpoints.
-  expect(seen.syncs).toBeGreaterThanOrEqual(65);
-  expect(seen.syncsOnTheLoop).toBe(0);
+  for (const _store of ["new", "there already"]) {
+    await using slow = sqliteChild("watched", place.path, disk);
+    const seen = await slow.next();
+    expect(seen.fastestMs).toBeGreaterThanOrEqual(SYNC_MS);
+    // A commit that shows too early shows a whole sync too early; a few milliseconds are the machine's.
+    expect(seen.seenEarlyMs).toBeLessThan(SYNC_MS / 2);
+    expect(seen.reads).toBeGreaterThan(100);
+    // One for each append, and those of several checkpoints.
+    expect(seen.syncs).toBeGreaterThanOrEqual(65);
+    expect(seen.syncsOnTheLoop).toBe(0);
+  }
 });
 
 test("append keeps every acked message through five kills", async () => {
