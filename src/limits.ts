@@ -84,6 +84,8 @@ export const LIMITS = {
   walIdleBytes: 1_000_000,
   /** Index entries looked at in one go when one user's messages in one room are sought: about 2 ms. */
   pickedRowsMax: 8_192,
+  /** Such searches that may wait for each other; beyond them a search of more than one step is refused. */
+  searchesMax: 64,
   /** How large a file may be for its whole structure to be verified at the start (about 10 ms a MB). */
   verifiedAtStartBytes: 8_000_000,
 

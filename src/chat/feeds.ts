@@ -148,6 +148,8 @@ export function createFeeds({ repository, deliver, dismiss, log, metrics }: Feed
     feed.target = SEQ_ZERO;
     feed.ahead = false;
     feed.life += 1;
+    // A join that is under way must not find messages of the old life behind its page of the new one.
+    for (const collected of feed.collectors) collected.length = 0;
     if (feed.occupied) dismiss(feed.room);
   }
 

@@ -98,7 +98,11 @@ export function createAppender(db: Database): Appender {
         const rooms = new Map<string, OpenRoom>();
         const results: AppendResult[] = [];
         for (const [index, draft] of drafts.entries()) {
-          if (index > 0 && index % ROWS_PER_TURN === 0) await new Promise((resume) => setImmediate(resume));
+          if (index > 0 && index % ROWS_PER_TURN === 0) {
+            await new Promise((resume) => setImmediate(resume));
+            // SQLite ends a transaction by itself after some faults; rows behind that would be committed one by one.
+            assert(db.inTransaction, "a batch's transaction is open until its end");
+          }
           const room = rooms.get(draft.room) ?? openRoom(draft.room);
           rooms.set(draft.room, room);
           results.push(store(room, draft));

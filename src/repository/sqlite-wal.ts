@@ -28,6 +28,9 @@ export interface Wal {
   leave(): Promise<void>;
 }
 
+/** How long SQLite may wait for a foreign lock on the event loop; longer waits are ours, off it. */
+export const LOOP_BUSY_MS = 5;
+
 /** A frame's header, https://sqlite.org/fileformat2.html#walformat */
 const FRAME_HEADER_BYTES = 24;
 

@@ -61,7 +61,7 @@ const MUTATIONS: readonly Mutation[] = [
     store: "sqlite",
     edits: [
       {
-        file: "src/repository/sqlite.ts",
+        file: "src/repository/sqlite-store.ts",
         from: "    if (committed.written) {\n      try {\n        await wal.sync();",
         to: "    if (committed.written) {\n      try {\n        wal.sync().catch(() => {});",
       },
@@ -74,7 +74,7 @@ const MUTATIONS: readonly Mutation[] = [
     store: "sqlite",
     edits: [
       {
-        file: "src/repository/sqlite.ts",
+        file: "src/repository/sqlite-store.ts",
         from: "    if (committed.written) {\n      try {\n        await wal.sync();",
         to: "    if (committed.written) {\n      try {\n        await Promise.resolve();",
       },
