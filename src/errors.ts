@@ -16,7 +16,12 @@ export const REFUSALS = {
   not_found: { status: 404, retryable: false, text: "There is nothing here." },
   history_truncated: { status: 410, retryable: false, text: "This part of the history is no longer kept." },
   rate_limited: { status: 429, retryable: true, text: "Too many at once; wait a moment." },
-  overloaded: { status: 503, retryable: true, text: "The service has too much to do; try again." },
+  overloaded: {
+    status: 503,
+    retryable: true,
+    retryAfterMs: 1_000,
+    text: "The service has too much to do; try again.",
+  },
   storage_unavailable: {
     status: 503,
     retryable: true,
@@ -24,7 +29,16 @@ export const REFUSALS = {
   },
   draining: { status: 503, retryable: true, text: "This server is going away; connect again." },
   internal: { status: 500, retryable: true, text: "Something went wrong on our side." },
-} as const satisfies Record<string, { status: number; retryable: boolean; text: string }>;
+} as const satisfies Record<string, Refusal>;
+
+interface Refusal {
+  /** Over HTTP. */
+  readonly status: number;
+  readonly retryable: boolean;
+  /** When a retry makes sense where nobody knows better, in milliseconds. */
+  readonly retryAfterMs?: number;
+  readonly text: string;
+}
 
 export type RefusalCode = keyof typeof REFUSALS;
 
@@ -36,7 +50,7 @@ export interface Issue {
 
 export interface RefusalDetails {
   readonly issues?: readonly Issue[];
-  /** When a retry makes sense, in milliseconds. */
+  /** When a retry makes sense, in milliseconds; without it the catalogue's advice stands. */
   readonly retryAfterMs?: number;
   /** A fact that the client needs to go on, in wire form: `{ first_seq: 12 }`. */
   readonly facts?: Readonly<Record<string, string | number>>;
@@ -58,7 +72,11 @@ export class ChatError extends Error {
       details.cause === undefined ? undefined : { cause: details.cause },
     );
     this.code = code;
-    this.details = details;
+    const { retryAfterMs }: Refusal = REFUSALS[code];
+    this.details =
+      retryAfterMs === undefined || details.retryAfterMs !== undefined
+        ? details
+        : { ...details, retryAfterMs };
   }
 }
 

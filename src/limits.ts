@@ -121,6 +121,9 @@ export const LIMITS = {
   /** How soon after a publish the backlogs are looked at, however little was published. */
   backlogSweepMs: 100,
 
+  /** Characters of the log that wait for a reader that does not read; beyond them lines are dropped, and counted. */
+  logWaitingCharsMax: 1_000_000,
+
   /** How long a polling client that is let go has to fetch its last answers. */
   lastWordsMs: 1_000,
   /** What the drain may take beyond `DRAIN_MS` before the process ends anyway. */

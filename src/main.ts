@@ -4,6 +4,7 @@ import { ConfigError, loadConfig } from "./config.ts";
 import { SettingError } from "./errors.ts";
 import { endNow } from "./exit.ts";
 import { createLog } from "./observe/log.ts";
+import { isOnScreen, print } from "./observe/output.ts";
 import { type Service, startService } from "./service.ts";
 
 /** sysexits.h: something in the configuration is wrong. */
@@ -24,11 +25,10 @@ function config() {
 }
 
 const settings = config();
-const pretty = process.stdout.isTTY === true;
 const log = createLog({
   level: settings.logLevel,
-  pretty,
-  write: (line) => process.stdout.write(line),
+  pretty: isOnScreen(),
+  write: print,
   now: Date.now,
 });
 

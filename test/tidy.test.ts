@@ -35,7 +35,7 @@ const PACKAGES: Record<string, readonly string[]> = {
   limits: [],
   errors: [],
   protocol: ["valibot"],
-  observe: [],
+  observe: ["node:fs"],
   chat: [],
   bus: [],
   auth: [],

@@ -8,6 +8,7 @@ import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import type { MessageRepository, StoreStatus } from "../repository/repository.ts";
 import { type Admission, createAdmission } from "./admission.ts";
+import { countReads } from "./counted-reads.ts";
 import { createCommits } from "./commits.ts";
 import { createFeeds, type Deliver, type Dismiss } from "./feeds.ts";
 import { createJoinedRooms } from "./joined-rooms.ts";
@@ -47,7 +48,8 @@ export interface ChatOptions extends SendWorld {
 }
 
 export function createChat(options: ChatOptions): Chat {
-  const { repository, bus, log, metrics, now } = options;
+  const { bus, log, metrics, now } = options;
+  const repository = countReads(options.repository, metrics);
   const admission = createAdmission(options);
   const feeds = createFeeds({ repository, deliver: options.deliver, dismiss: options.dismiss, log, metrics });
   const commits = createCommits({

@@ -54,13 +54,21 @@ interface Waiting {
   readonly reject: (error: ChatError) => void;
 }
 
-const OVERLOADED_RETRY_MS = 1_000;
 /** Messages that are told and answered between two looks at the clock. */
 const ANSWERED_TOGETHER = 64;
 /** How often the sockets are read for one batch. */
 const GATHER_READS_MAX = 4;
 
 const nextTurn = () => new Promise<void>((resume) => setImmediate(resume));
+
+/** Where something may be stored although it was refused. */
+const unknownRooms = (batch: readonly Waiting[], results: readonly AppendResult[]): ReadonlySet<RoomName> =>
+  new Set(
+    batch.flatMap(({ draft }, index) => {
+      const result = results[index] as AppendResult;
+      return result.kind === "refused" && result.error.code !== "conflict" ? [draft.room] : [];
+    }),
+  );
 
 export function createCommits(options: CommitsOptions): Commits {
   const { repository, bus, queueMs, monotonicNow, log, metrics, onUnknownOutcome } = options;
@@ -92,7 +100,7 @@ export function createCommits(options: CommitsOptions): Commits {
 
   function overloaded(): ChatError {
     metrics.count("sends_overloaded_total");
-    return new ChatError("overloaded", { retryAfterMs: OVERLOADED_RETRY_MS });
+    return new ChatError("overloaded");
   }
 
   /** Refuses what has waited too long, and looks again when the next may have. */
@@ -169,6 +177,11 @@ export function createCommits(options: CommitsOptions): Commits {
     metrics.count("commits_total");
     metrics.count("messages_stored_total", results.filter(({ kind }) => kind === "stored").length);
     unanswered = batch.length + waiting.length;
+    const unknown = unknownRooms(batch, results);
+    if (unknown.size > 0) {
+      metrics.count("store_failures_total");
+      onUnknownOutcome(unknown);
+    }
     // In parts, as a large batch would keep the event loop for too long; most are one part, which costs each member one write.
     for (let from = 0; from < batch.length;) {
       if (from > 0) await nextTurn();
@@ -188,21 +201,16 @@ export function createCommits(options: CommitsOptions): Commits {
   }
 
   function answer(batch: readonly Waiting[], results: readonly AppendResult[]): void {
-    const unknown = new Set<RoomName>();
-    for (const [index, { draft, resolve, reject }] of batch.entries()) {
+    for (const [index, { resolve, reject }] of batch.entries()) {
       const result = results[index] as AppendResult;
       if (result.kind === "refused") {
         metrics.count("messages_refused_total");
-        if (result.error.code !== "conflict") unknown.add(draft.room);
         reject(result.error);
       } else {
         if (result.kind === "duplicate") metrics.count("messages_duplicate_total");
         resolve({ message: result.message, duplicate: result.kind === "duplicate" });
       }
     }
-    if (unknown.size === 0) return;
-    metrics.count("store_failures_total");
-    onUnknownOutcome(unknown);
   }
 
   return {

@@ -51,7 +51,6 @@ export interface RoomsOptions {
 }
 
 /** When a connection in too many rooms may try again: it has to leave one first. */
-const FULL_RETRY_MS = 1_000;
 
 const REPLAY = { messagesMax: LIMITS.replayMessagesMax, textBytesMax: LIMITS.replayBytesMax };
 
@@ -87,7 +86,6 @@ export function createRooms(options: RoomsOptions): Rooms {
       if (!session.rooms.has(room) && session.rooms.size >= LIMITS.roomsPerConnectionMax) {
         metrics.count("joins_overloaded_total");
         throw new ChatError("overloaded", {
-          retryAfterMs: FULL_RETRY_MS,
           text: `A connection may be in ${LIMITS.roomsPerConnectionMax} rooms at once.`,
         });
       }

@@ -6,6 +6,8 @@ export const COUNTERS = [
   "messages_refused_total",
   "commits_total",
   "store_failures_total",
+  "reads_failed_total",
+  "reads_overloaded_total",
   "slow_clients_disconnected_total",
   "engine_abuse_closed_total",
   "handshakes_refused_total",

@@ -9,7 +9,6 @@ import {
 } from "mongodb";
 import { ChatError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
-import type { Metrics } from "../observe/metrics.ts";
 import { MONGO_TIMES, type MongoChoice, mongoClient, mongoDatabase } from "./mongo-client.ts";
 import { createLifeCheck, type Life, LifeChanged, prepareDatabase } from "./mongo-life.ts";
 import { MESSAGES, type MessageDocument } from "./mongo-schema.ts";
@@ -82,8 +81,7 @@ export function connectMongo({
   databaseName,
   log,
   newEpoch,
-  metrics,
-}: RepositoryWorld & MongoChoice & { readonly metrics?: Metrics }): MongoConnection {
+}: RepositoryWorld & MongoChoice): MongoConnection {
   const client = mongoClient(uri, MONGO_TIMES.silenceMs);
   const db = mongoDatabase(client, databaseName);
   const { srvHost, hosts } = client.options;
@@ -175,7 +173,6 @@ export function connectMongo({
 
   const failed = (error: unknown) => {
     if (closed || error instanceof StoreDown) return;
-    metrics?.count("store_failures_total");
     if (speaksOfServer(error)) down(reasonOf(error), error);
     else if (error instanceof MongoError || error instanceof SlowRead)
       log.warn("store_operation_slow", { place, error });

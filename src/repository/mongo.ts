@@ -4,7 +4,6 @@ import type { Document } from "mongodb";
 import { parseRoomName, parseSeq, type RoomName, SEQ_ZERO, type Seq, seqAfter } from "../domain/ids.ts";
 import type { Message } from "../domain/message.ts";
 import type { RoomHead } from "../domain/sequence.ts";
-import type { Metrics } from "../observe/metrics.ts";
 import { assert } from "../errors.ts";
 import { createMongoAppend } from "./mongo-append.ts";
 import { type MongoChoice, QUICK } from "./mongo-client.ts";
@@ -28,9 +27,7 @@ import type {
  * room whose messages are all gone starts at 1 again.
  * @throws Error of one line without credentials, when the address cannot be one
  */
-export async function openMongoRepository(
-  world: RepositoryWorld & MongoChoice & { readonly metrics?: Metrics },
-): Promise<MessageRepository> {
+export async function openMongoRepository(world: RepositoryWorld & MongoChoice): Promise<MessageRepository> {
   const connection = connectMongo(world);
   const append = createMongoAppend(connection);
   const { documents } = connection;

@@ -285,7 +285,7 @@ export function createSqliteRepository({
     const picked = reads.pickByUserInRoom({ ...rest, room });
     const first = await read(picked.step);
     if (first !== undefined) return first;
-    if (searching >= LIMITS.searchesMax) throw new ChatError("overloaded", { retryAfterMs: SEARCH_RETRY_MS });
+    if (searching >= LIMITS.searchesMax) throw new ChatError("overloaded");
     searching += 1;
     const search = searches.then(async () => {
       for (;;) {
@@ -295,10 +295,10 @@ export function createSqliteRepository({
         if (page !== undefined) return page;
       }
     });
-    searches = search.then(
-      () => void (searching -= 1),
-      () => void (searching -= 1),
-    );
+    const over = () => {
+      searching -= 1;
+    };
+    searches = search.then(over, over);
     return search;
   }
 
@@ -362,8 +362,5 @@ export function createSqliteRepository({
     },
   };
 }
-
-/** When a search may be asked for again while too many wait. */
-const SEARCH_RETRY_MS = 1_000;
 
 const ASTRAY = "the file was moved or removed while it was open";

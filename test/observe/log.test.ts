@@ -42,3 +42,24 @@ test("createLog is readable on a terminal", () => {
   log.info("listening", { url: "http://localhost:8000", port: 8000 });
   expect(lines).toEqual(["09:05:00 info  listening url=http://localhost:8000 port=8000\n"]);
 });
+
+test("createLog says how many lines were dropped before the first that is taken again", () => {
+  const lines: string[] = [];
+  let isFull = false;
+  const write = (line: string) => !isFull && lines.push(line) > 0;
+  const log = createLog({ level: "info", pretty: false, write, now: () => 0 });
+  log.info("a");
+  isFull = true;
+  log.info("b");
+  log.debug("not said anyway");
+  log.error("c");
+  isFull = false;
+  log.info("d");
+  log.info("e");
+  expect(lines.map((line) => JSON.parse(line)).map(({ event, lines: count }) => [event, count])).toEqual([
+    ["a", undefined],
+    ["log_lines_dropped", 2],
+    ["d", undefined],
+    ["e", undefined],
+  ]);
+});
