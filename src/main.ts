@@ -44,10 +44,14 @@ async function start(): Promise<Service> {
   }
 }
 
-/** A terminal's Ctrl-C reaches the program twice when it was started by another (`bun start`): that is one wish, not two. */
+/**
+ * A signal reaches the program twice when it was started by another (`bun start`) that passes on what both were sent: a
+ * terminal's Ctrl-C, a service manager's SIGTERM to the whole group. That is one wish, not two.
+ */
 const SAME_WISH_MS = 500;
 
-const starting = start();
+// Until it serves there is nothing to drain, and a signal ends it as it ends any program: the start may hang on a disk.
+const service = await start();
 let stoppingSince: number | undefined;
 for (const signal of ["SIGTERM", "SIGINT"] as const) {
   process.on(signal, async () => {
@@ -57,7 +61,6 @@ for (const signal of ["SIGTERM", "SIGINT"] as const) {
     }
     stoppingSince = performance.now();
     log.info("draining", { signal, drain_ms: settings.drainMs });
-    const service = await starting;
     const inTime = await service.drain();
     log.info("stopped", { in_time: inTime, ...service.metrics.snapshot() });
     if (!inTime) endNow(1);
@@ -65,7 +68,7 @@ for (const signal of ["SIGTERM", "SIGINT"] as const) {
   });
 }
 
-announce(await starting);
+announce(service);
 
 function announce({ port, store }: Service): void {
   const { host } = settings;
