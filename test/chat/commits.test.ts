@@ -103,7 +103,7 @@ describe("commit", () => {
   });
 
   test("refuses a batch that the store refused, doubts its rooms, and goes on with the next", async () => {
-    const { commits, doubted, published } = committing();
+    const { commits, doubted, published, metrics } = committing();
     repository.fail("append", new ChatError("storage_unavailable"));
     repository.fail("append", new TypeError("nobody foresaw this"));
     const writing = Promise.all(
@@ -115,6 +115,16 @@ describe("commit", () => {
     expect(doubted).toEqual([room("a"), room("b"), room("c")]);
     expect(Number((await commits.commit(draft("a"))).message.seq)).toBe(1);
     expect(published.flat()).toHaveLength(1);
+    expect(metrics.snapshot()).toMatchObject({ store_failures_total: 2, messages_refused_total: 4 });
+  });
+
+  test("counts a batch that failed as one failure, however many parts its answers come in", async () => {
+    const { commits, doubted, metrics } = committing();
+    repository.fail("append", new ChatError("storage_unavailable"));
+    const many = drafts("a", 300).map((one) => codeOf(commits.commit(one)));
+    expect(new Set(await Promise.all(many))).toEqual(new Set(["storage_unavailable"]));
+    expect(doubted).toEqual([room("a")]);
+    expect(metrics.snapshot()).toMatchObject({ store_failures_total: 1, messages_refused_total: 300 });
   });
 
   test("is no error when a listener fails after the commit", async () => {

@@ -307,6 +307,17 @@ describe("another life of the store", () => {
 });
 
 describe("hold", () => {
+  test("gives nothing of a former life to a join that sees another one", async () => {
+    await using lobby = await occupied();
+    const { repository, feeds } = lobby;
+    const hold = feeds.hold(LOBBY);
+    feeds.accept(await append(repository, 6));
+    expect(hold.collected).toHaveLength(6);
+    hold.start({ ...(await repository.head(LOBBY)), epoch: epoch("another"), seq: seq(5) });
+    expect(hold.collected).toEqual([]);
+    hold.release();
+  });
+
   test("collects what is told meanwhile, and a feed without members ends with its last hold", async () => {
     await using lobby = await occupied();
     const { repository } = lobby;

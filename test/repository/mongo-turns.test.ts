@@ -32,7 +32,10 @@ describe("createTurns", () => {
     const giveBack = await turns.take(live());
     const ended = new AbortController();
     const impatient = turns.take(ended.signal);
-    await expect(turns.take(live())).rejects.toMatchObject({ code: "overloaded" });
+    await expect(turns.take(live())).rejects.toMatchObject({
+      code: "overloaded",
+      details: { retryAfterMs: expect.any(Number) },
+    });
     ended.abort(new Error("gone"));
     await expect(impatient).rejects.toThrow("gone");
     await expect(turns.take(ended.signal)).rejects.toThrow("gone");

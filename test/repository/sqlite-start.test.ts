@@ -2,7 +2,7 @@
 
 import { Database } from "bun:sqlite";
 import { expect, spyOn, test } from "bun:test";
-import { mkdir, open as openFile, rename, symlink } from "node:fs/promises";
+import { mkdir, open as openFile, rename, symlink, unlink } from "node:fs/promises";
 import { join } from "node:path";
 import type { RoomName, Seq } from "../../src/domain/ids.ts";
 import { ChatError } from "../../src/errors.ts";
@@ -269,6 +269,24 @@ test("openSqliteRepository refuses to write where it cannot have a write-ahead l
     `SQLite file ${place.path} cannot have a write-ahead log where it lies`,
   );
 });
+
+test("status tells of a path that cannot be followed any more, and the process goes on", async () => {
+  await using place = await scratch();
+  const folder = join(place.folder, "deep");
+  const repository = await openSqlite(join(folder, "chat.db"));
+  const away = join(place.folder, "away");
+  await rename(folder, away);
+  await symlink(folder, folder);
+  while (repository.status().up) await new Promise((resume) => setTimeout(resume, 20));
+  expect(await repository.append(sends("a", 1, 1)).catch((error: ChatError) => error.code)).toBe(
+    "storage_unavailable",
+  );
+  await unlink(folder);
+  await rename(away, folder);
+  while (!repository.status().up) await new Promise((resume) => setTimeout(resume, 20));
+  expect(await repository.append(sends("a", 1, 1))).toMatchObject([{ kind: "stored", message: { seq: 1 } }]);
+  await repository.close();
+}, 20_000);
 
 test("status tells of a file that was moved away, nothing is acked into it, and it goes on when it is back", async () => {
   await using place = await scratch();

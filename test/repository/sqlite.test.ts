@@ -6,6 +6,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Epoch, RoomName, UserId } from "../../src/domain/ids.ts";
+import type { ChatError } from "../../src/errors.ts";
 import { LIMITS } from "../../src/limits.ts";
 import { createLog } from "../../src/observe/log.ts";
 import { openSqliteRepository } from "../../src/repository/sqlite.ts";
@@ -63,3 +64,26 @@ test("readByUser finds a room's few messages among a user's many, in more steps 
   expect(seqs.toSorted((a, b) => b - a)).toEqual([9, 8, 7, 6, 5, 4, 3, 2, 1]);
   await repository.close();
 });
+
+test("readByUser lets long searches wait for each other, refuses those beyond its ceiling, and nothing else", async () => {
+  await using place = await scratch();
+  const repository = await openSqlite(place.path);
+  await repository.append(sends("rare", 1, 1));
+  for (let sent = 0; sent < 2 * LIMITS.pickedRowsMax; sent += LIMITS.batchMessagesMax)
+    await repository.append(sends("busy", 2 + sent, LIMITS.batchMessagesMax));
+  const query = { userId: "ann" as UserId, before: null, bounds: { messagesMax: 1, textBytesMax: 1_000 } };
+  const search = () =>
+    repository.readByUser({ ...query, room: "rare" as RoomName }).then(
+      ({ messages }) => messages.map((message) => Number(message.seq)),
+      (error: ChatError) => [error.code, error.details.retryAfterMs],
+    );
+  const searches = Array.from({ length: LIMITS.searchesMax + 3 }, search);
+  // What ends with its first step waits for nobody.
+  const quick = await repository.readByUser({ ...query, room: "busy" as RoomName });
+  expect(quick.messages).toHaveLength(1);
+  const answers = await Promise.all(searches);
+  expect(answers.slice(0, LIMITS.searchesMax)).toEqual(Array(LIMITS.searchesMax).fill([1]));
+  expect(answers.slice(LIMITS.searchesMax)).toEqual(Array(3).fill(["overloaded", 1_000]));
+  expect(await search()).toEqual([1]);
+  await repository.close();
+}, 20_000);
