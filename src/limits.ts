@@ -13,8 +13,8 @@ export const LIMITS = {
   /** Rows of one page of a list, and how many a reader gets who does not say. */
   pageMax: 200,
   pageDefault: 50,
-  /** UTF-8 bytes of the texts on one page; a page that reaches them is shorter, and its cursor goes on. */
-  pageBytesMax: 4_000_000,
+  /** Encoded bytes of the messages on one page; a page ends before the one that is too much. The first always fits. */
+  pageBytesMax: 256_000,
   /** Characters of encoded pages that are kept for whoever asks again; one that takes a sixteenth of it is not kept. */
   pageCacheChars: 4_000_000,
   /** Requests for pages that are remembered in case they come again. */

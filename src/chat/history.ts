@@ -4,6 +4,7 @@ import type { Epoch, RoomName, Seq, UserId } from "../domain/ids.ts";
 import type { Message, PastMessage } from "../domain/message.ts";
 import { lostReason, type RoomHead } from "../domain/sequence.ts";
 import { ChatError } from "../errors.ts";
+import { JSON_ESCAPE_FACTOR } from "../limits.ts";
 import type {
   MessageRepository,
   PageSubject,
@@ -57,6 +58,7 @@ export interface History {
   }): Promise<{ rooms: readonly RoomSummary[]; next: RoomPlace | null }>;
 }
 
+/** @param pageBytesMax of the messages on a page, as JSON; one message may be longer, and is then a page by itself */
 export function createHistory(
   repository: MessageRepository,
   { pageBytesMax }: { pageBytesMax: number },
@@ -66,22 +68,24 @@ export function createHistory(
 
     async ofRoom({ room, start, messagesMax, range }) {
       const bounds = { messagesMax, textBytesMax: pageBytesMax };
-      const page =
+      const found =
         start.kind === "after"
           ? await repository.readAfter(room, start.seq, bounds, range)
           : await repository.readBefore(room, start.kind === "before" ? start.seq : null, bounds, range);
-      refuseLost(page.head, start);
+      refuseLost(found.head, start);
+      const page = { head: found.head, ...fitting(found, pageBytesMax) };
       return { head: page.head, messages: page.messages, next: placeAfter(page, start) };
     },
 
     async ofUser({ userId, room, before, messagesMax, range }) {
-      const page = await repository.readByUser({
+      const found = await repository.readByUser({
         userId,
         before,
         bounds: { messagesMax, textBytesMax: pageBytesMax },
         ...(room !== undefined && { room }),
         ...(range !== undefined && { range }),
       });
+      const page = fitting(found, pageBytesMax);
       const last = page.messages.at(-1);
       const next = page.more && last !== undefined ? { receivedAt: last.receivedAt, id: last.id } : null;
       return { messages: page.messages, next };
@@ -116,6 +120,36 @@ function refuseLost(head: RoomHead, start: RoomStart): void {
     throw new ChatError("history_truncated", { facts: { first_seq: head.firstSeq } });
   }
 }
+
+interface Stretch<M> {
+  readonly messages: readonly M[];
+  readonly more: boolean;
+}
+
+/**
+ * As many of the messages, from the first on, as fit a page's bytes as JSON; the first in any case. Ordinary pages are seen
+ * to fit by their lengths alone.
+ */
+function fitting<M extends PastMessage>(stretch: Stretch<M>, bytesMax: number): Stretch<M> {
+  const { messages } = stretch;
+  let bytesAtMost = 0;
+  for (const message of messages)
+    bytesAtMost += aroundBytesMax(message) + message.text.length * JSON_ESCAPE_FACTOR;
+  if (bytesAtMost <= bytesMax) return stretch;
+  let bytes = 0;
+  const end = messages.findIndex((message, index) => {
+    bytes += aroundBytesMax(message) + Buffer.byteLength(JSON.stringify(message.text));
+    return index > 0 && bytes > bytesMax;
+  });
+  return end < 0 ? stretch : { messages: messages.slice(0, end), more: true };
+}
+
+/** The most that a message takes as JSON beside its text. */
+const aroundBytesMax = ({ room, userId }: PastMessage) =>
+  (room.length + userId.length) * JSON_ESCAPE_FACTOR + FIELDS_BYTES_MAX;
+
+/** Field names, id, number and times. */
+const FIELDS_BYTES_MAX = 256;
 
 function placeAfter(page: RoomPage, start: RoomStart): RoomNext | null {
   const last = page.messages.at(-1);

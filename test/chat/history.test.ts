@@ -2,7 +2,9 @@ import { Database } from "bun:sqlite";
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { createHistory, type RoomNext, type RoomStart } from "../../src/chat/history.ts";
 import type { Epoch } from "../../src/domain/ids.ts";
+import type { Message } from "../../src/domain/message.ts";
 import { ChatError } from "../../src/errors.ts";
+import { messageToWire } from "../../src/protocol/wire.ts";
 import type { MessageRepository, RoomPlace, UserPlace } from "../../src/repository/repository.ts";
 import { at, drafts, range, room, seq, seqs, user } from "../contract/drafting.ts";
 import { openSqlite, scratch } from "../fixture/sqlite.ts";
@@ -65,6 +67,58 @@ test("ofRoom keeps a page within its bytes, and never gives an empty one that go
   expect(seqs(page.messages)).toEqual([4]);
   expect(page.next).toMatchObject({ kind: "before", seq: 4 } as object);
 });
+
+test.each([
+  ["plain text", "x".repeat(16_000)],
+  ["what JSON makes six times as long", "\u0001".repeat(2_700)],
+  ["what UTF-8 makes three times as long", "日".repeat(5_300)],
+  ["short texts", 'say "hi"'.repeat(40)],
+])(
+  "ofRoom and ofUser keep pages of %s within their bytes as JSON, and walk them without a hole",
+  async (_, text) => {
+    const pageBytesMax = 50_000;
+    const history = createHistory(repository, { pageBytesMax });
+    const textBytes = Buffer.byteLength(JSON.stringify(text));
+    const count = 40 * Math.ceil(16_000 / textBytes);
+    await repository.append(drafts("lobby", count, { text, user: "ada" }));
+    const sizes: number[] = [];
+    const took = (messages: readonly Message[]) => {
+      expect(messages.length).toBeGreaterThan(0);
+      sizes.push(Buffer.byteLength(JSON.stringify(messages.map(messageToWire))));
+      return messages;
+    };
+    const starts: RoomStart[] = [{ kind: "newest" }, { kind: "after", seq: seq(0), epoch: undefined }];
+    for (const first of starts) {
+      const seen: number[] = [];
+      for (let start: RoomStart | RoomNext | null = first; start !== null;) {
+        const page: Awaited<ReturnType<typeof ofRoom>> = await history.ofRoom({
+          room: LOBBY,
+          start,
+          messagesMax: 200,
+        });
+        seen.push(...seqs(took(page.messages)));
+        start = page.next;
+      }
+      const all = range(1, count);
+      expect(seen).toEqual(first.kind === "newest" ? all.reverse() : all);
+    }
+    const seen = new Set<string>();
+    let before: UserPlace | null = null;
+    do {
+      const page: Awaited<ReturnType<typeof history.ofUser>> = await history.ofUser({
+        userId: user("ada"),
+        before,
+        messagesMax: 200,
+      });
+      for (const { id } of took(page.messages as readonly Message[])) seen.add(id);
+      before = page.next;
+    } while (before !== null);
+    expect(seen.size).toBe(count);
+    expect(Math.max(...sizes)).toBeLessThan(pageBytesMax + 1_000);
+    // Nor are they cut where there is no need.
+    expect(sizes.length).toBeLessThan((3 * count * (textBytes + 600)) / (pageBytesMax - 17_000));
+  },
+);
 
 test("ofRoom refuses what it cannot continue: another life, ahead, and below retention", async () => {
   await repository.append(drafts("lobby", 12));

@@ -309,6 +309,70 @@ describe("GET /messages/{user_id}", () => {
   });
 });
 
+describe("long texts", () => {
+  const COUNT = 60;
+  const lengths = Array.from({ length: COUNT }, (_, n) => 16_000 - n);
+  let own: TestHttpApp;
+  beforeAll(async () => {
+    own = await startHttpApp({ messageBytesMax: 16_384, bodyBytesMax: 100_000 });
+    for (const length of lengths) {
+      // Every other one is six times as long in JSON.
+      const message = (length % 2 === 0 ? "x" : "\u0001").repeat(length);
+      expect((await post(own, "long", { user_id: "vera", message })).status).toBe(201);
+    }
+  });
+  afterAll(() => own.dispose());
+
+  test.each([
+    ["/rooms/long/messages?limit=200", true],
+    ["/rooms/long/messages", true],
+    ["/rooms/long/messages?after=0&limit=200", false],
+    ["/messages/vera?limit=200", true],
+    ["/messages/vera?room=long&limit=200", true],
+  ])("are walked by the cursors of %s in short pages, every one once", async (path, isNewestFirst) => {
+    const seen: WireMessage[] = [];
+    let pages = 0;
+    for (let cursor: string | null = ""; cursor !== null;) {
+      const at: string =
+        cursor === ""
+          ? path
+          : `${path.replace("after=0&", "")}${path.includes("?") ? "&" : "?"}cursor=${cursor}`;
+      const answer = await fetch(`${own.url}${at}`);
+      expect(answer.status).toBe(200);
+      const text = await answer.text();
+      expect(answer.headers.get("content-length")).toBe(String(Buffer.byteLength(text)));
+      expect(text.length).toBeLessThan(LIMITS.pageBytesMax + 1_000);
+      const page = JSON.parse(text) as Page;
+      expect(page.messages.length).toBeGreaterThan(0);
+      seen.push(...page.messages);
+      cursor = page.next_cursor;
+      pages += 1;
+    }
+    const expected = isNewestFirst ? lengths.toReversed() : lengths;
+    expect(seen.map(({ message }) => message.length)).toEqual(expected);
+    // 58 kB each as JSON, on average: as many as fit.
+    expect(pages).toBeWithin(12, 30);
+  });
+
+  test("of which one is longer than a page are a page each", async () => {
+    const giant = await startHttpApp({ messageBytesMax: 1_000_000, bodyBytesMax: 2_000_000 });
+    try {
+      for (const fill of ["a", "é", "c"]) {
+        await post(giant, "giants", { user_id: "vera", message: fill.repeat(400_000) });
+      }
+      let path = "/rooms/giants/messages";
+      for (const fill of ["c", "é", "a"]) {
+        const page = (await (await fetch(`${giant.url}${path}`)).json()) as Page;
+        expect(page.messages.map(({ message }) => message === fill.repeat(400_000))).toEqual([true]);
+        expect(page.next_cursor === null).toBe(fill === "a");
+        path = `/rooms/giants/messages?cursor=${page.next_cursor}`;
+      }
+    } finally {
+      await giant.dispose();
+    }
+  });
+});
+
 describe("the query of a list", () => {
   test.each([
     ["limit=0", "limit"],
