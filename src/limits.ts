@@ -17,8 +17,9 @@ export const LIMITS = {
   pageBytesMax: 256_000,
   /** Characters of encoded pages that are kept for whoever asks again; one that takes a sixteenth of it is not kept. */
   pageCacheChars: 4_000_000,
-  /** Requests for pages that are remembered in case they come again. */
+  /** Requests for pages that are remembered in case they come again, and characters of one: longer ones are nobody's habit. */
   pagesAskedOnceMax: 4_096,
+  pageTargetCharsMax: 512,
   /** Rooms and users whose last change is remembered by itself; beyond them everything counts as changed. */
   revisionsMax: 20_000,
   /** Characters of an opaque cursor, longer ones are unreadable. */

@@ -56,7 +56,8 @@ export function createPageCache(revisionOf: (subject: PageSubject) => number | n
     },
 
     keep(target, subject, revision, json) {
-      if (revision === null || weight(target, json) > LIMITS.pageCacheChars / 16) return;
+      if (revision === null || target.length > LIMITS.pageTargetCharsMax) return;
+      if (weight(target, json) > LIMITS.pageCacheChars / 16) return;
       if (!asked.delete(target)) {
         if (asked.size >= LIMITS.pagesAskedOnceMax) asked.clear();
         asked.add(target);

@@ -72,3 +72,11 @@ test("keep lets the least recently asked go when there is no room, and takes no 
   pages.keep("/giant", lobby, 1, "x".repeat(LIMITS.pageCacheChars / 16));
   expect(pages.find("/giant")).toBeUndefined();
 });
+
+test("keep takes no page that was asked for in very many words, and does not remember that it was", () => {
+  const pages = askedBefore(() => 1);
+  const longest = "/".repeat(LIMITS.pageTargetCharsMax);
+  pages.keep(longest, lobby, 1, "page");
+  pages.keep(`${longest}/`, lobby, 1, "page");
+  expect([pages.find(longest), pages.find(`${longest}/`)]).toEqual(["page", undefined]);
+});
