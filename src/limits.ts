@@ -15,6 +15,14 @@ export const LIMITS = {
   pageDefault: 50,
   /** Encoded bytes of the messages on one page; a page ends before the one that is too much. The first always fits. */
   pageBytesMax: 256_000,
+  /** Bytes of long pages that their clients have not taken yet, over all connections; beyond them `overloaded`. */
+  pagesUnreadBytesMax: 64_000_000,
+  /** A page of more bytes is long: it is counted until it is taken, and it takes its share of a turn of the event loop. */
+  longPageBytes: 64_000,
+  /** Bytes of long pages after which the event loop has a turn before another page is made: about a millisecond. */
+  pageTurnBytes: 200_000,
+  /** Requests for pages that wait for such a turn: about two seconds of long ones; beyond them `overloaded`. */
+  pageTurnWaitersMax: 2_048,
   /** Characters of encoded pages that are kept for whoever asks again; one that takes a sixteenth of it is not kept. */
   pageCacheChars: 4_000_000,
   /** Requests for pages that are remembered in case they come again, and characters of one: longer ones are nobody's habit. */

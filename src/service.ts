@@ -107,6 +107,7 @@ export async function startService(config: Config, log: Log, open = openReposito
         return repository.status().up ? { ready: true } : { ready: false, reason: "storage_unavailable" };
       },
       log,
+      metrics,
     });
 
     const server = listen(config, () =>

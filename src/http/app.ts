@@ -7,12 +7,15 @@ import type { OriginList } from "../domain/origins.ts";
 import { ChatError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
 import type { Log } from "../observe/log.ts";
+import type { Metrics } from "../observe/metrics.ts";
 import { chatPageRoute, clientBundles } from "./assets.ts";
 import { createRefuse, notFound } from "./errors.ts";
 import { healthRoutes, type Readiness } from "./health.ts";
 import { messageRoutes } from "./messages.ts";
 import { originGuard } from "./origins.ts";
+import { createPageAnswers, isLongPage } from "./page-answers.ts";
 import { createPageCache } from "./page-cache.ts";
+import { createPageTurns } from "./page-turns.ts";
 import { roomRoutes } from "./rooms.ts";
 import { type HttpEnv, targetOf, wholeTarget } from "./target.ts";
 
@@ -26,6 +29,9 @@ export interface HttpAppOptions {
   readonly uptimeSeconds: () => number;
   readonly readiness: () => Readiness;
   readonly log: Log;
+  readonly metrics: Metrics;
+  /** Bytes of long pages that may be unread; LIMITS.pagesUnreadBytesMax unless given. */
+  readonly pagesUnreadBytesMax?: number;
 }
 
 export interface HttpApp {
@@ -44,8 +50,12 @@ export function createHttpApp(options: HttpAppOptions): HttpApp {
   const refuse = createRefuse(options.log);
   const health = healthRoutes(options);
   const pages = createPageCache(options.chat.history.revision);
-  const messages = messageRoutes({ ...options, pages });
-  const rooms = roomRoutes(options);
+  const answers = createPageAnswers({
+    unreadBytesMax: options.pagesUnreadBytesMax ?? LIMITS.pagesUnreadBytesMax,
+    metrics: options.metrics,
+  });
+  const messages = messageRoutes({ ...options, pages, turns: createPageTurns(options), answers });
+  const rooms = roomRoutes({ ...options, answers });
 
   app.onError(refuse);
   app.notFound((c) => refuse(notFound(), c));
@@ -104,7 +114,7 @@ export function createHttpApp(options: HttpAppOptions): HttpApp {
     if (method !== "GET" || headers.has("origin") || headers.get("connection")?.toLowerCase() === "close")
       return undefined;
     const json = pages.find(wholeTarget(url));
-    return json === undefined ? undefined : new Response(json, { headers: pageHeaders });
+    return json === undefined || isLongPage(json) ? undefined : new Response(json, { headers: pageHeaders });
   }
 
   return {
@@ -112,7 +122,8 @@ export function createHttpApp(options: HttpAppOptions): HttpApp {
       const kept = keptPage(request);
       if (kept !== undefined) return kept;
       const address = server?.requestIP(request)?.address.replace(/^::ffff:/, "") ?? "";
-      return app.fetch(request.method === "HEAD" ? asGet(request) : request, { address });
+      const isHead = request.method === "HEAD";
+      return app.fetch(isHead ? asGet(request) : request, { address, isHead });
     },
   };
 }

@@ -15,7 +15,9 @@ import { messageToWire } from "../protocol/wire.ts";
 import type { PageSubject } from "../repository/repository.ts";
 import { readJsonBody } from "./body.ts";
 import type { Readiness } from "./health.ts";
+import type { PageAnswers } from "./page-answers.ts";
 import type { PageCache } from "./page-cache.ts";
+import type { PageTurns } from "./page-turns.ts";
 import { type HttpEnv, rawName, rawQuery, wholeTarget } from "./target.ts";
 
 export interface MessageRoutesOptions {
@@ -25,6 +27,8 @@ export interface MessageRoutesOptions {
   readonly bodyBytesMax: number;
   readonly readiness: () => Readiness;
   readonly pages: PageCache;
+  readonly turns: PageTurns;
+  readonly answers: PageAnswers;
 }
 
 export function messageRoutes({
@@ -33,26 +37,35 @@ export function messageRoutes({
   bodyBytesMax,
   readiness,
   pages,
+  turns,
+  answers,
 }: MessageRoutesOptions) {
   const { history } = chat;
 
   /** Answers with the page that was kept, or reads it and keeps it. */
-  async function answer<Q>(
+  async function answer<Q, P>(
     c: Context<HttpEnv>,
     parse: (rawName: string, rawQuery: string) => Q,
     subjectOf: (query: Q) => PageSubject,
-    read: (query: Q) => Promise<string>,
+    read: (query: Q) => Promise<P>,
+    encode: (page: P, query: Q) => string,
   ) {
     const target = wholeTarget(c.req.raw.url);
     let json = pages.find(target);
     if (json === undefined) {
       const query = parse(rawName(c), rawQuery(c));
       const subject = subjectOf(query);
-      const revision = history.revision(subject);
-      json = await read(query);
+      let revision: number | null = null;
+      json = await turns.make(
+        () => {
+          revision = history.revision(subject);
+          return read(query);
+        },
+        (page) => encode(page, query),
+      );
       pages.keep(target, subject, revision, json);
     }
-    return c.body(json, 200, { "content-type": "application/json" });
+    return answers.send(c, json);
   }
 
   return {
@@ -61,7 +74,8 @@ export function messageRoutes({
         c,
         parseUserHistory,
         ({ userId }) => ({ kind: "user", name: userId }),
-        async (query) => encodeUserPage(await history.ofUser(query), query.cursor),
+        history.ofUser,
+        (page, { cursor }) => encodeUserPage(page, cursor),
       ),
 
     ofRoom: (c: Context<HttpEnv>) =>
@@ -69,7 +83,8 @@ export function messageRoutes({
         c,
         parseRoomHistory,
         ({ room }) => ({ kind: "room", name: room }),
-        async (query) => encodeRoomPage(await history.ofRoom(query), query.cursor),
+        history.ofRoom,
+        (page, { cursor }) => encodeRoomPage(page, cursor),
       ),
 
     async post(c: Context<HttpEnv>) {

@@ -7,6 +7,8 @@ export interface HttpEnv {
   Bindings: {
     /** The caller's address; only the socket says it, never a header. */
     readonly address: string;
+    /** Asked with HEAD: the body is only measured. */
+    readonly isHead: boolean;
   };
 }
 

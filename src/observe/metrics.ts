@@ -17,6 +17,7 @@ export const COUNTERS = [
   "joins_rate_limited_total",
   "joins_overloaded_total",
   "events_overloaded_total",
+  "pages_overloaded_total",
   "handshakes_rate_limited_total",
   "handshakes_overloaded_total",
 ] as const;

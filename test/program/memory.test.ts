@@ -131,3 +131,115 @@ describe("a flood of pongs", () => {
     expect(program.output()).toMatch(/"event":"engine_abuse_closed".*"reason":"too_many_packets"/);
   });
 });
+
+describe("sixty readers of history that do not read", () => {
+  const READERS = 60;
+
+  /** A room of so many long texts, and a member in another room. */
+  async function prepared(env: Record<string, string>, texts: number, text: string) {
+    const program = await startPlain({
+      cwd: await folder(),
+      env: { RATE_LIMIT: "off", DRAIN_MS: "0", ...env },
+    });
+    for (let n = 0; n < texts; n += 1) {
+      const answer = await fetch(`${program.url}/rooms/long/messages`, {
+        method: "POST",
+        headers: { "content-type": "application/json" },
+        body: JSON.stringify({ user_id: "ana", message: text }),
+      });
+      expect(answer.status).toBe(201);
+    }
+    const member = await connectMember(program.url);
+    undo.push(member.close);
+    await member.join({ room: ROOM, user_id: "ana" });
+    return { program, member };
+  }
+
+  const connectReaders = ({ port }: Program) =>
+    Promise.all(
+      Array.from({ length: READERS }, async () => {
+        const socket = await Bun.connect({
+          hostname: "127.0.0.1",
+          port,
+          socket: { open: (opened) => void opened.pause(), data() {} },
+        });
+        undo.push(() => socket.terminate());
+        return socket;
+      }),
+    );
+
+  let asked = 0;
+  /** Never the same twice: no page that was kept. */
+  const path = () => {
+    asked += 1;
+    return `/rooms/long/messages?limit=200&x=${asked}`;
+  };
+  const request = () => `GET ${path()} HTTP/1.1\r\nHost: x\r\n\r\n`;
+
+  /** Lets each socket ask `rounds` times; resolves with how memory grew and how long a member's sends took. */
+  async function attack(
+    { program, member }: { program: Program; member: Member },
+    sockets: Awaited<ReturnType<typeof connectReaders>>,
+    rounds: number,
+  ) {
+    const acks: number[] = [];
+    const send = async () => {
+      const began = performance.now();
+      expect((await member.send({ room: ROOM, user_id: "ana", message: "hi" })).ok).toBe(true);
+      acks.push(performance.now() - began);
+    };
+    for (let n = 0; n < 50; n += 1) await send(); // warm
+    for (let n = 0; n < 3; n += 1) await (await fetch(program.url + path())).bytes();
+    acks.length = 0;
+    const before = await program.residentBytes();
+    let peak = before;
+    for (let round = 0; round < rounds; round += 1) {
+      // All but the last of its requests as soon as the one before was taken: a second one behind an unread answer closes.
+      for (const socket of sockets) socket.write(request());
+      for (let n = 0; n < 5; n += 1) await send();
+      peak = Math.max(peak, await program.residentBytes());
+    }
+    const medianMs = acks.sort((a, b) => a - b)[acks.length >> 1] as number;
+    console.log(
+      `memory grew by ${Math.round((peak - before) / MB)} MB; sends took ${medianMs.toFixed(1)} ms, at most ${acks.at(-1)?.toFixed(1)} ms`,
+    );
+    return { grown: peak - before, medianMs };
+  }
+
+  test("cost less than 100 MB, and a member's sends are answered in less than 250 ms", async () => {
+    const world = await prepared({}, 250, "\u0001".repeat(16_000));
+    const { grown, medianMs } = await attack(world, await connectReaders(world.program), 20);
+    expect(grown).toBeLessThan(100 * MB);
+    expect(medianMs).toBeLessThan(250);
+  });
+
+  test("are refused beyond the ceiling, where texts may be giants; when they go there is room again", async () => {
+    const world = await prepared(
+      { MAX_MESSAGE_BYTES: "8000000", MAX_FRAME_BYTES: "50000000", OUTBOUND_LIMIT_BYTES: "100000000" },
+      1,
+      "x".repeat(8_000_000),
+    );
+    const { program } = world;
+    const sockets = await connectReaders(program);
+    // Sixty of them are 480 MB; what is unread is held once, and what was refused until the collector comes.
+    expect((await attack(world, sockets, 1)).grown).toBeLessThan(350 * MB);
+    let refused = 0;
+    for (let status = 0; status !== 503; refused += 1) {
+      const answer = await fetch(program.url + path());
+      status = answer.status;
+      if (status === 503) expect(answer.headers.get("retry-after")).toBe("1");
+      await answer.bytes();
+    }
+    expect(refused).toBeGreaterThan(0);
+    for (const socket of sockets) socket.terminate();
+    for (let status = 0; status !== 200;) {
+      const answer = await fetch(program.url + path());
+      status = answer.status;
+      await answer.bytes();
+    }
+    expect(await program.end()).toBe(0);
+    const counted = Number(/"pages_overloaded_total":(\d+)/.exec(program.output())?.[1]);
+    // Eight of them are what may be unread.
+    expect(counted).toBeGreaterThanOrEqual(READERS - 10);
+  });
+});
