@@ -19,13 +19,10 @@ export const isLongPage = (json: string): boolean =>
   // A UTF-16 unit takes three bytes of UTF-8 at most: of an ordinary page its length says enough.
   json.length * 3 > LIMITS.longPageBytes && Buffer.byteLength(json) > LIMITS.longPageBytes;
 
-/** When pages may be asked for again while there are too many. */
-const RETRY_MS = 1_000;
-
 /** Nobody is to wait for a page: there are too many. */
 export function pagesOverloaded(metrics: Metrics): ChatError {
   metrics.count("pages_overloaded_total");
-  return new ChatError("overloaded", { retryAfterMs: RETRY_MS });
+  return new ChatError("overloaded");
 }
 
 /** @param unreadBytesMax over all connections; one page always goes out */
