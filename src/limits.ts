@@ -36,6 +36,9 @@ export const LIMITS = {
   urlCharsMax: 4_096,
   /** Levels of objects and lists in a JSON body. */
   jsonDepthMax: 32,
+  /** Pieces in which a body may come, and what each must have on the average where a body may be so long that it takes more. */
+  bodyPiecesMax: 4_096,
+  bodyPieceBytesMin: 512,
 
   /** Sends committed together: bounds how long one commit can keep the event loop. */
   batchMessagesMax: 1_024,
@@ -112,8 +115,11 @@ export const LIMITS = {
   /** Descriptors that are not for connections: the store, requests of callers without one, refusals. */
   descriptorsKept: 512,
 
-  /** Packets of one polling request; the stock client can put 5,000 into one. */
-  packetsPerPostMax: 10_000,
+  /**
+   * Packets that one connection may bring in one turn of the event loop: those of one polling request, of which the stock
+   * client can put 5,000 into one, or the frames of a WebSocket, which is read on in one turn as long as there is more.
+   */
+  packetsPerTurnMax: 10_000,
   /** Pongs of one polling request; a client owes one per ping. */
   pongsPerPostMax: 2,
   /** How long a connection may take to join a namespace, as in Socket.IO. */
@@ -138,6 +144,10 @@ export const LIMITS = {
   /** What the drain may take beyond `DRAIN_MS` before the process ends anyway. */
   drainGraceMs: 5_000,
 } as const;
+
+/** Pieces in which a body of at most so many bytes may come: each costs some microseconds, of one byte or of all. */
+export const bodyPiecesMaxOf = (bytesMax: number) =>
+  Math.max(LIMITS.bodyPiecesMax, Math.ceil(bytesMax / LIMITS.bodyPieceBytesMin));
 
 /** How much longer JSON text can be than the UTF-8 it carries: `\u0001` is six bytes for one. */
 export const JSON_ESCAPE_FACTOR = 6;

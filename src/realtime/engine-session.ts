@@ -52,6 +52,9 @@ export class Session implements EngineSession {
   isPongAwaited = false;
   /** A POST is being read. */
   isPosting = false;
+  /** The turn of the event loop in which its WebSocket last brought a frame, and how many it brought in it. */
+  turn = 0;
+  turnFrames = 0;
   /** Its end is decided. */
   isDoomed = false;
   /** Bytes in the write buffer; counted only while the session polls, a WebSocket knows its own. */
@@ -158,6 +161,30 @@ export function createSessions({ outboundBytesMax, accept, onEnd, log, metrics }
     metrics.count("engine_abuse_closed_total");
     log.info("engine_abuse_closed", { sid: session.id, reason });
     end(session);
+  }
+
+  // Bun reads a socket on as long as there is more, in one turn: a client that floods would keep everybody waiting for
+  // seconds, and each frame of its takes microseconds. Counted without a closure or an object a frame.
+  let turn = 0;
+  let isTurnEndAwaited = false;
+  function endTurn() {
+    isTurnEndAwaited = false;
+    turn += 1;
+  }
+
+  function admitsFrame(session: Session): boolean {
+    if (!isTurnEndAwaited) {
+      isTurnEndAwaited = true;
+      setImmediate(endTurn);
+    }
+    if (session.turn !== turn) {
+      session.turn = turn;
+      session.turnFrames = 0;
+    }
+    session.turnFrames += 1;
+    if (session.turnFrames <= LIMITS.packetsPerTurnMax) return true;
+    endForAbuse(session, "too_many_frames");
+    return false;
   }
 
   // Each pong arms a timer until the first ping has gone out: the engine gets the one that a ping waits for.
@@ -280,7 +307,7 @@ export function createSessions({ outboundBytesMax, accept, onEnd, log, metrics }
         const isProbe = typeof frame === "string" && frame.charCodeAt(0) === PING_CHAR;
         return isProbe && !admitsProbe(link);
       }
-      if (session.conn.readyState !== "open") return true;
+      if (session.conn.readyState !== "open" || !admitsFrame(session)) return true;
       if (typeof frame !== "string") session.receiver?.onBinary(frame);
       else if (frame.charCodeAt(0) === MESSAGE_CHAR) session.receiver?.onText(frame, 1);
       else if (frame.charCodeAt(0) !== PONG_CHAR) takeControl(session, frame);
@@ -295,7 +322,7 @@ export function createSessions({ outboundBytesMax, accept, onEnd, log, metrics }
 
     /** Whether the engine may see a polling payload of so many packets; the session is ended where not. */
     admitsPayload(session: Session, { packets, pongs }: PayloadCount): boolean {
-      if (packets <= LIMITS.packetsPerPostMax && pongs <= LIMITS.pongsPerPostMax) return true;
+      if (packets <= LIMITS.packetsPerTurnMax && pongs <= LIMITS.pongsPerPostMax) return true;
       endForAbuse(session, "too_many_packets");
       return false;
     },

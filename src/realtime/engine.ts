@@ -240,6 +240,7 @@ export function createEngine(options: EngineOptions): ChatEngine {
     try {
       const body = await readPostBody(request, frameBytesMax, pingTimeoutMs);
       if (body.kind === "too_large") return closeAndRefuse("post_too_large", 413);
+      if (body.kind === "too_many_pieces") return closeAndRefuse("post_in_too_many_pieces");
       if (body.kind === "cut_short") {
         sessions.end(session);
         return refuse(request, 400, FAULTS.badRequest);

@@ -1,18 +1,22 @@
 /** The body of a polling POST: read up to a ceiling, and judged before anything is made of it. */
 
-import { LIMITS } from "../limits.ts";
+import { bodyPiecesMaxOf, LIMITS } from "../limits.ts";
 
 /** What ends a packet in a payload, the ASCII record separator. */
 const SEPARATOR = 0x1e;
 const PONG = 0x33;
+/** Room for nearly every body there is. */
+const BODY_BYTES_AT_FIRST = 4_096;
 
 export type PostBody =
   | { readonly kind: "whole"; readonly bytes: Uint8Array }
   | { readonly kind: "too_large" }
+  | { readonly kind: "too_many_pieces" }
   | { readonly kind: "cut_short" };
 
 /**
- * Never holds more than `bytesMax` and a chunk, whatever the request says about its length.
+ * Holds at most `bytesMax` of it, twice while it moves into more room, and a piece: whatever the request says about its
+ * length, and however small the pieces are.
  * @param deadlineMs a body that has not ended by then is cut short
  */
 export async function readPostBody(
@@ -21,6 +25,7 @@ export async function readPostBody(
   deadlineMs: number,
 ): Promise<PostBody> {
   if (Number(request.headers.get("content-length") ?? 0) > bytesMax) return { kind: "too_large" };
+  const piecesMax = bodyPiecesMaxOf(bytesMax);
   const reader = request.body?.getReader();
   if (reader === undefined) return { kind: "whole", bytes: new Uint8Array() };
   let late = false;
@@ -30,16 +35,24 @@ export async function readPostBody(
     cancel();
   }, deadlineMs);
   try {
-    const chunks: Uint8Array[] = [];
-    for (let size = 0; ;) {
+    let room = new Uint8Array(Math.min(bytesMax, BODY_BYTES_AT_FIRST));
+    let size = 0;
+    for (let pieces = 1; ; pieces += 1) {
       const { done, value } = await reader.read();
-      if (done) return late ? { kind: "cut_short" } : { kind: "whole", bytes: Buffer.concat(chunks, size) };
-      size += value.byteLength;
-      if (size > bytesMax) {
+      if (done) return late ? { kind: "cut_short" } : { kind: "whole", bytes: room.subarray(0, size) };
+      const end = size + value.byteLength;
+      if (end > bytesMax || pieces > piecesMax) {
         await cancel();
-        return { kind: "too_large" };
+        return { kind: end > bytesMax ? "too_large" : "too_many_pieces" };
       }
-      chunks.push(value);
+      if (end > room.byteLength) {
+        const more = new Uint8Array(Math.min(bytesMax, Math.max(end, 2 * room.byteLength)));
+        more.set(room.subarray(0, size));
+        room = more;
+      }
+      // Copied at once: a list of a million pieces of one byte would take 100 MB.
+      room.set(value, size);
+      size = end;
     }
   } catch {
     return { kind: "cut_short" };
@@ -59,7 +72,7 @@ export function countPayload(bytes: Uint8Array): PayloadCount {
   for (let at = 0; ;) {
     count.packets++;
     if (bytes[at] === PONG) count.pongs++;
-    if (count.packets > LIMITS.packetsPerPostMax || count.pongs > LIMITS.pongsPerPostMax) return count;
+    if (count.packets > LIMITS.packetsPerTurnMax || count.pongs > LIMITS.pongsPerPostMax) return count;
     const end = bytes.indexOf(SEPARATOR, at);
     if (end === -1) return count;
     at = end + 1;

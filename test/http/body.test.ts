@@ -1,4 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { readJsonBody } from "../../src/http/body.ts";
+import { LIMITS } from "../../src/limits.ts";
 import { post, rawRequest, refusalOf, startHttpApp, type TestHttpApp } from "../fixture/http-app.ts";
 
 let app: TestHttpApp;
@@ -75,6 +77,30 @@ describe("readJsonBody", () => {
     );
     expect(answer).toStartWith("HTTP/1.1 201 ");
     expect((await history("chunked")).messages.map(({ message }) => message)).toEqual(["é"]);
+  });
+
+  test("refuses a body in more pieces than there may be, however small they are", async () => {
+    const inPieces = (count: number) =>
+      readJsonBody(
+        new Request("http://chat.test/", {
+          method: "POST",
+          headers: { "content-type": "application/json" },
+          body: new ReadableStream({
+            start(stream) {
+              for (let piece = 0; piece < count; piece += 1) stream.enqueue(Uint8Array.of(0x31));
+              stream.close();
+            },
+          }),
+        }),
+        1_000_000,
+      );
+    expect(typeof (await inPieces(LIMITS.bodyPiecesMax))).toBe("number");
+    await expect(inPieces(LIMITS.bodyPiecesMax + 1)).rejects.toThrow(
+      expect.objectContaining({
+        code: "invalid_request",
+        details: { issues: [{ path: "", message: `must come in at most ${LIMITS.bodyPiecesMax} pieces` }] },
+      }),
+    );
   });
 
   test("refuses a body that is not UTF-8", async () => {

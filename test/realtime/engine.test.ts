@@ -387,6 +387,16 @@ describe("createEngine bounds what a client sends", () => {
     expect(await (await other.poll()).text()).toStartWith("40{");
   });
 
+  test("a body in more pieces than there may be gets 400 and ends its session, which is counted", async () => {
+    const { url, port, metrics } = start();
+    const session = await openPolling(url);
+    const pieces = "1\r\n4\r\n".repeat(LIMITS.bodyPiecesMax + 1);
+    const answer = await rawExchange(port, `${chunkedHead(pathOf(session))}${pieces}`, headersCame);
+    expect(statusOf(answer)).toBe(400);
+    expect(metrics.snapshot().engine_abuse_closed_total).toBe(1);
+    expect(await faultOf(await session.poll())).toEqual({ status: 400, code: 1 });
+  });
+
   test("a frame over the ceiling closes its own socket with 1009", async () => {
     const { url } = start();
     const other = openSocket(url, "");
@@ -402,7 +412,7 @@ describe("createEngine bounds what a client sends", () => {
 
   const packets = (count: number, packet: string) => Array.from({ length: count }, () => packet).join("\x1e");
   test.each([
-    ["packets", packets(LIMITS.packetsPerPostMax + 1, "4")],
+    ["packets", packets(LIMITS.packetsPerTurnMax + 1, "4")],
     ["pongs", packets(LIMITS.pongsPerPostMax + 1, "3")],
     ["empty packets", "\x1e".repeat(900_000)],
   ])("too many %s in one POST close the session before any is read", async (_, body) => {
@@ -443,6 +453,30 @@ describe("createEngine bounds what a client sends", () => {
     const body = Array.from({ length: 5_000 }, (_, n) => `42["n",${n}]`).join("\x1e");
     expect((await session.post(body)).status).toBe(200);
     expect(await got).toEqual(Array.from({ length: 5_000 }, (_, n) => n));
+  });
+
+  test("as many frames as may come in one turn are all taken, however often, and one more ends the session", async () => {
+    let taken = 0;
+    const house = start({ events: { n: () => taken++ } });
+    const arrived = house.nextPeer();
+    const client = openSocket(house.url, "");
+    await client.frame();
+    client.socket.send("40");
+    const { socket } = (await arrived).session;
+    const take = (count: number) => {
+      for (let n = 0; n < count; n++) house.engine.websocket.message?.(socket as never, '42["n"]');
+    };
+    for (let turn = 1; turn <= 3; turn++) {
+      await new Promise(setImmediate);
+      take(LIMITS.packetsPerTurnMax);
+      expect(taken).toBe(turn * LIMITS.packetsPerTurnMax);
+    }
+    expect(house.metrics.snapshot().engine_abuse_closed_total).toBe(0);
+    await new Promise(setImmediate);
+    take(LIMITS.packetsPerTurnMax + 1);
+    expect(taken).toBe(4 * LIMITS.packetsPerTurnMax);
+    await client.closed;
+    expect(house.metrics.snapshot().engine_abuse_closed_total).toBe(1);
   });
 
   test("a second probe ends the socket: each would arm a timer for ever", async () => {
@@ -561,24 +595,37 @@ describe("createEngine cuts off who does not read", () => {
     expect((await facts()).engine_abuse_closed_total).toBe(3);
   });
 
-  test("499,000 pongs over a WebSocket move memory by less than 20 MB", async () => {
-    await warm();
-    const before = (await facts()).rss;
+  /** Sends the same frame on and on until it is cut off; some two million at most. */
+  async function floodUntilClosed(frame: string) {
     const client = await openRawSocket(port);
-    const pongs = Buffer.concat(Array.from({ length: 1_000 }, () => clientFrame("3")));
-    const sent = (async () => {
-      for (let round = 0; round < 499; round++) {
-        if (!client.tcp.write(pongs)) await new Promise((resolve) => client.tcp.once("drain", resolve));
+    client.send("40");
+    const frames = Buffer.concat(Array.from({ length: 5_000 }, () => clientFrame(frame)));
+    for (let round = 0; round < 400 && !client.tcp.destroyed; round++) {
+      if (!client.tcp.write(frames)) {
+        await Promise.race([new Promise((resolve) => client.tcp.once("drain", resolve)), client.closed]);
       }
-      client.send("40");
-      await client.heardAtLeast(2);
-    })();
-    const { rss } = await watch(sent);
-    console.info(`pongs by WebSocket: ${((rss - before) / MEGABYTE).toFixed(1)} MB`);
-    expect(client.texts[1]).toStartWith("40{");
-    expect(rss - before).toBeLessThan(20 * MEGABYTE);
-    client.tcp.destroy();
-  });
+      await new Promise(setImmediate);
+    }
+    await client.closed;
+  }
+
+  test.each([
+    ["pongs", "3"],
+    ["unknown events", '421["nope"]'],
+  ])(
+    "a flood of %s over a WebSocket ends it, moves memory by less than 20 MB, and others are answered meanwhile",
+    async (kind, frame) => {
+      await warm();
+      const before = (await facts()).rss;
+      const { rss, slowestMs } = await watch(floodUntilClosed(frame));
+      console.info(
+        `${kind} by WebSocket: ${((rss - before) / MEGABYTE).toFixed(1)} MB, slowest ${slowestMs.toFixed(1)} ms`,
+      );
+      expect((await facts()).engine_abuse_closed_total).toBe(1);
+      expect(rss - before).toBeLessThan(20 * MEGABYTE);
+      expect(slowestMs).toBeLessThan(500);
+    },
+  );
 
   async function flood(count: number, chars: number, way: "publish" | "direct") {
     const driver = await openPolling(url);

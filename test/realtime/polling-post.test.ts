@@ -1,10 +1,60 @@
-/** The judging of a polling payload; the reading of its body is tested through real sockets in engine.test.ts. */
+/** A polling body, read in any pieces, and judged; what a socket does to its reading is in engine.test.ts. */
 
 import { describe, expect, test } from "bun:test";
-import { LIMITS } from "../../src/limits.ts";
-import { countPayload, withoutStrayPongs } from "../../src/realtime/polling-post.ts";
+import fc from "fast-check";
+import { bodyPiecesMaxOf, LIMITS } from "../../src/limits.ts";
+import { countPayload, readPostBody, withoutStrayPongs } from "../../src/realtime/polling-post.ts";
 
 const bytes = (text: string) => new TextEncoder().encode(text);
+
+const streamOf = (pieces: Iterable<Uint8Array>) =>
+  new ReadableStream<Uint8Array>({
+    start(stream) {
+      for (const piece of pieces) stream.enqueue(piece);
+      stream.close();
+    },
+  });
+
+describe("readPostBody", () => {
+  const read = (pieces: Iterable<Uint8Array>, bytesMax: number) =>
+    readPostBody(
+      new Request("http://chat.test/", { method: "POST", body: streamOf(pieces) }),
+      bytesMax,
+      10_000,
+    );
+
+  test("puts pieces of any size together", async () => {
+    await fc.assert(
+      fc.asyncProperty(fc.array(fc.uint8Array({ maxLength: 9_000 })), async (pieces) => {
+        const whole = Buffer.concat(pieces);
+        const body = await read(pieces, Math.max(whole.byteLength, 1));
+        expect(body.kind === "whole" && Buffer.from(body.bytes)).toEqual(whole);
+      }),
+      { numRuns: 50 },
+    );
+  });
+
+  test("takes as many pieces as it may and not one more, however small they are", async () => {
+    const piece = bytes("x");
+    const inPieces = (count: number) =>
+      read(
+        Array.from({ length: count }, () => piece),
+        1_000_000,
+      );
+    expect(await inPieces(LIMITS.bodyPiecesMax)).toMatchObject({ kind: "whole" });
+    expect(await inPieces(LIMITS.bodyPiecesMax + 1)).toEqual({ kind: "too_many_pieces" });
+  });
+
+  test("takes a body of the ceiling and not a byte more", async () => {
+    expect(await read([bytes("ab"), bytes("c")], 3)).toMatchObject({ kind: "whole" });
+    expect(await read([bytes("ab"), bytes("cd")], 3)).toEqual({ kind: "too_large" });
+  });
+});
+
+test("bodyPiecesMaxOf lets a long body come in the pieces of a slow network", () => {
+  expect(bodyPiecesMaxOf(1_000_000)).toBe(LIMITS.bodyPiecesMax);
+  expect(bodyPiecesMaxOf(100_000_000)).toBeGreaterThan(100_000_000 / 1_448);
+});
 
 describe("countPayload", () => {
   test.each([
@@ -19,7 +69,7 @@ describe("countPayload", () => {
 
   test("stops at the first packet over a ceiling", () => {
     expect(countPayload(bytes("3\x1e".repeat(100_000))).packets).toBe(LIMITS.pongsPerPostMax + 1);
-    expect(countPayload(bytes("4\x1e".repeat(100_000))).packets).toBe(LIMITS.packetsPerPostMax + 1);
+    expect(countPayload(bytes("4\x1e".repeat(100_000))).packets).toBe(LIMITS.packetsPerTurnMax + 1);
   });
 });
 
