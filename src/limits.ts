@@ -122,7 +122,7 @@ export const LIMITS = {
   packetsPerTurnMax: 10_000,
   /** Pongs of one polling request; a client owes one per ping. */
   pongsPerPostMax: 2,
-  /** How long a connection may take to join a namespace, as in Socket.IO. */
+  /** How long a connection may take to join a namespace, as in Socket.IO; and a packet until all its attachments are there. */
   connectTimeoutMs: 45_000,
   /** How long a polling answer may lie unread before its connection is closed, in seconds: Bun's unit, at most 255. */
   pollAnswerIdleSeconds: 30,

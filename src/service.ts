@@ -92,6 +92,7 @@ export async function startService(config: Config, log: Log, open = openReposito
     const socketIo = createSocketIo({
       namespaces: new Map([["/", gateway]]),
       connectTimeoutMs: LIMITS.connectTimeoutMs,
+      packetBytesMax: config.frameBytesMax,
     });
 
     const started = performance.now();

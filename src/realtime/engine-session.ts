@@ -38,12 +38,20 @@ export interface EngineSession {
   sendBinary(bytes: Uint8Array): void;
   /** Closes it; a polling client fetches first what waits for it. */
   close(): void;
+  /** Ends it at once for what no client should do; counted, and logged with the reason. */
+  endForAbuse(reason: string): void;
+}
+
+/** What all sessions share. */
+interface House {
+  readonly outbox: Outbox;
+  endForAbuse(session: Session, reason: string): void;
 }
 
 /** One Engine.IO session, from its handshake to its end. A class for its prototype, as Link. */
 export class Session implements EngineSession {
   readonly conn: EngineConnection;
-  readonly #outbox: Outbox;
+  readonly #house: House;
   link: Link<Session> | undefined = undefined;
   receiver: Receiver | undefined = undefined;
   /** A ping is in the write buffer, and the polling client has not seen it yet. */
@@ -62,9 +70,9 @@ export class Session implements EngineSession {
   /** Engine.IO's word for how it ended; undefined while it lives. */
   closeReason: string | undefined = undefined;
 
-  constructor(conn: EngineConnection, outbox: Outbox) {
+  constructor(conn: EngineConnection, house: House) {
     this.conn = conn;
-    this.#outbox = outbox;
+    this.#house = house;
   }
 
   get id() {
@@ -78,17 +86,21 @@ export class Session implements EngineSession {
   sendText(frame: string) {
     if (this.conn.readyState !== "open") return;
     if (this.link === undefined) this.conn.write(frame.slice(1));
-    else this.#outbox.send(this.link, frame);
+    else this.#house.outbox.send(this.link, frame);
   }
 
   sendBinary(bytes: Uint8Array) {
     if (this.conn.readyState !== "open") return;
     if (this.link === undefined) this.conn.write(bytes as Buffer);
-    else this.#outbox.send(this.link, bytes as Uint8Array<ArrayBuffer>);
+    else this.#house.outbox.send(this.link, bytes as Uint8Array<ArrayBuffer>);
   }
 
   close() {
     this.conn.close();
+  }
+
+  endForAbuse(reason: string) {
+    this.#house.endForAbuse(this, reason);
   }
 
   get backlogBytes() {
@@ -259,6 +271,8 @@ export function createSessions({ outboundBytesMax, accept, onEnd, log, metrics }
     session.receiver?.onClose(reason);
   }
 
+  const house: House = { outbox, endForAbuse };
+
   /** What is heard of a session only while it polls. */
   const POLLING_LISTENERS = [
     ["upgrade", onUpgrade],
@@ -269,7 +283,6 @@ export function createSessions({ outboundBytesMax, accept, onEnd, log, metrics }
 
   return {
     end,
-    endForAbuse,
     admitsPong,
     flush: () => outbox.flush(),
     bySid: (sid: string) => alive.get(sid),
@@ -278,7 +291,7 @@ export function createSessions({ outboundBytesMax, accept, onEnd, log, metrics }
 
     /** Takes a new session in, with the WebSocket it began with. */
     adopt(conn: EngineConnection) {
-      const session = new Session(conn, outbox);
+      const session = new Session(conn, house);
       alive.set(conn.id, session);
       takeSocket(session);
       if (session.link === undefined) {

@@ -230,7 +230,7 @@ export function createEngine(options: EngineOptions): ChatEngine {
     session: Session,
   ): Promise<Response> {
     const closeAndRefuse = (reason: string, status = 400) => {
-      sessions.endForAbuse(session, reason);
+      session.endForAbuse(reason);
       return refuse(request, status, FAULTS.badRequest);
     };
     if (session.isPosting) return closeAndRefuse("overlapping_posts");

@@ -32,8 +32,10 @@ export interface SocketIo {
 export interface SocketIoOptions {
   /** By name; `/` is the default one. */
   readonly namespaces: ReadonlyMap<string, Namespace<unknown>>;
-  /** How long a session may be in no namespace, from its beginning. */
+  /** How long a session may be in no namespace, from its beginning; and how long a packet may wait for its attachments. */
   readonly connectTimeoutMs: number;
+  /** Longest packet with all its attachments: the session is ended beyond. */
+  readonly packetBytesMax: number;
 }
 
 const EVENT_CHAR = "2".charCodeAt(0);
@@ -90,8 +92,17 @@ function writePacket(session: EngineSession, packet: Packet) {
   }
 }
 
-export function createSocketIo({ namespaces, connectTimeoutMs }: SocketIoOptions): SocketIo {
-  /** In no namespace yet, the oldest first, and until when they may be. */
+/** A packet of which the parser has not seen all. */
+interface Unfinished {
+  readonly decoder: Decoder;
+  /** Of it and its attachments so far. */
+  bytes: number;
+  /** Its session has a time for it to be whole. */
+  isAwaited: boolean;
+}
+
+export function createSocketIo({ namespaces, connectTimeoutMs, packetBytesMax }: SocketIoOptions): SocketIo {
+  /** In no namespace yet, or with a packet that lacks attachments; the oldest first, and until when they may be so. */
   const waiting = new Map<Client, number>();
   let timer: Timer | undefined;
 
@@ -106,9 +117,14 @@ export function createSocketIo({ namespaces, connectTimeoutMs }: SocketIoOptions
     for (const [client, until] of waiting) {
       if (until > now) break;
       waiting.delete(client);
-      client.session.close();
+      client.onLate();
     }
     watch();
+  }
+
+  function awaitFrom(client: Client) {
+    waiting.set(client, performance.now() + connectTimeoutMs);
+    if (timer === undefined) watch();
   }
 
   class Client implements Receiver {
@@ -117,14 +133,14 @@ export function createSocketIo({ namespaces, connectTimeoutMs }: SocketIoOptions
     #root: Peer<unknown> | undefined = undefined;
     #others: Map<string, Peer<unknown>> | undefined = undefined;
     /** There while a packet waits for its attachments. */
-    #decoder: Decoder | undefined = undefined;
+    #unfinished: Unfinished | undefined = undefined;
 
     constructor(session: EngineSession) {
       this.session = session;
     }
 
     onText(text: string, at: number) {
-      if (this.#root !== undefined && this.#decoder === undefined && this.#takeEvent(this.#root, text, at))
+      if (this.#root !== undefined && this.#unfinished === undefined && this.#takeEvent(this.#root, text, at))
         return;
       // Nothing at all would pass for a CONNECT with the parser.
       if (text.length === at) this.session.close();
@@ -141,8 +157,14 @@ export function createSocketIo({ namespaces, connectTimeoutMs }: SocketIoOptions
 
     onClose(reason: string) {
       waiting.delete(this);
-      this.#decoder = undefined;
+      this.#unfinished = undefined;
       for (const peer of this.#peers()) this.#leave(peer, reason);
+    }
+
+    /** What it owed has not come in time. */
+    onLate() {
+      if (this.#unfinished === undefined) this.session.close();
+      else this.session.endForAbuse("packet_unfinished");
     }
 
     #peers(): Peer<unknown>[] {
@@ -172,21 +194,35 @@ export function createSocketIo({ namespaces, connectTimeoutMs }: SocketIoOptions
     }
 
     #decode(part: string | Uint8Array) {
-      if (this.#decoder === undefined) {
-        const decoder = new Decoder();
-        decoder.on("decoded", (packet: Packet) => {
-          this.#decoder = undefined;
-          this.#take(packet);
-        });
-        this.#decoder = decoder;
+      const packet = this.#unfinished ?? this.#begin();
+      packet.bytes += typeof part === "string" ? Buffer.byteLength(part) : part.length;
+      if (packet.bytes > packetBytesMax) {
+        this.session.endForAbuse("packet_too_long");
+        return;
       }
       try {
-        this.#decoder.add(part);
+        packet.decoder.add(part);
       } catch {
         // Not a packet: a client that says such a thing cannot be talked to.
-        this.#decoder = undefined;
+        this.#unfinished = undefined;
         this.session.close();
       }
+      // Who is in no namespace yet has its time already.
+      if (this.#unfinished === undefined || waiting.has(this)) return;
+      packet.isAwaited = true;
+      awaitFrom(this);
+    }
+
+    #begin(): Unfinished {
+      const decoder = new Decoder();
+      const begun: Unfinished = { decoder, bytes: 0, isAwaited: false };
+      decoder.on("decoded", (packet: Packet) => {
+        this.#unfinished = undefined;
+        if (begun.isAwaited) waiting.delete(this);
+        this.#take(packet);
+      });
+      this.#unfinished = begun;
+      return begun;
     }
 
     #take({ type, nsp, data, id }: Packet) {
@@ -233,8 +269,7 @@ export function createSocketIo({ namespaces, connectTimeoutMs }: SocketIoOptions
   return {
     accept(session) {
       const client = new Client(session);
-      waiting.set(client, performance.now() + connectTimeoutMs);
-      if (timer === undefined) watch();
+      awaitFrom(client);
       return client;
     },
   };

@@ -51,7 +51,11 @@ async function opened() {
       watching = [];
     },
   };
-  const socketIo = createSocketIo({ namespaces: new Map([["/", watched]]), connectTimeoutMs: 45_000 });
+  const socketIo = createSocketIo({
+    namespaces: new Map([["/", watched]]),
+    connectTimeoutMs: 45_000,
+    packetBytesMax: 1_000_000,
+  });
   return {
     /** Resolves once the server knows that the next connection has ended. */
     ended: () => new Promise<void>((resolve) => watching.push(resolve)),

@@ -169,6 +169,57 @@ describe("createSocketIo", () => {
     for (const { socket } of [joined, left]) socket.close();
   });
 
+  const withAttachments = `452-1["m",${placeholder(0)},${placeholder(1)}]`;
+
+  test.each(["40", ""])(
+    "ends a session whose packet is too long with its attachments, after %j",
+    async (first) => {
+      const heard: unknown[] = [];
+      const house = start({ packetBytesMax: 1_000, onEvent: (_, name) => heard.push(name) });
+      const client = openSocket(house.url, "");
+      await client.frame();
+      if (first !== "") {
+        client.socket.send(first);
+        await client.frame();
+        // Each packet for itself: all of a packet's bytes count, and none of another's.
+        for (let n = 1; n <= 3; n++) {
+          client.socket.send(withAttachments);
+          client.socket.send(new Uint8Array(1_000 - withAttachments.length));
+          client.socket.send(new Uint8Array(1));
+          client.socket.send("40/nowhere,");
+          expect(await client.frame()).toStartWith("44/nowhere,");
+          expect(heard).toHaveLength(n);
+        }
+      }
+      const before = heard.length;
+      client.socket.send(withAttachments);
+      client.socket.send(new Uint8Array(1_000 - withAttachments.length));
+      client.socket.send(new Uint8Array(2));
+      await client.closed;
+      expect(heard).toHaveLength(before);
+      expect(house.metrics.snapshot().engine_abuse_closed_total).toBe(1);
+    },
+  );
+
+  test("ends a session whose packet does not get its attachments in time, and none whose did", async () => {
+    const house = start({ connectTimeoutMs: 200 });
+    const [whole, lacking, early] = [0, 1, 2].map(() => openSocket(house.url, ""));
+    for (const client of [whole, lacking, early]) await client?.frame();
+    for (const client of [whole, lacking]) {
+      client?.socket.send("40");
+      await client?.frame();
+    }
+    for (const client of [whole, lacking, early]) client?.socket.send(withAttachments);
+    for (const part of [ONE, TWO]) whole?.socket.send(part);
+    await Promise.all([lacking?.closed, early?.closed]);
+    expect(house.metrics.snapshot().engine_abuse_closed_total).toBe(2);
+    // Whoever comes now is late only when everything before is.
+    await openSocket(house.url, "").closed;
+    whole?.socket.send("40/nowhere,");
+    expect(await whole?.frame()).toStartWith("44/nowhere,");
+    whole?.socket.close();
+  });
+
   test("ends each session in its own time, the later ones too", async () => {
     const house = start({ connectTimeoutMs: 40 });
     for (let round = 0; round < 3; round++) {
