@@ -7,7 +7,7 @@ import { LIMITS } from "../limits.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import type { MessageRepository, StoreStatus } from "../repository/repository.ts";
-import { type Admission, createAdmission } from "./admission.ts";
+import { type Admission, type Allowance, createAdmission } from "./admission.ts";
 import { countReads } from "./counted-reads.ts";
 import { createCommits } from "./commits.ts";
 import { createFeeds, type Deliver, type Dismiss } from "./feeds.ts";
@@ -23,8 +23,11 @@ export interface Chat {
   readonly rooms: Rooms;
   readonly history: History;
   readonly admission: Admission;
-  /** A connection begins. `rooms.end` ends it. */
-  connect(id: string, viewer: Viewer): Session;
+  /**
+   * A connection begins. `rooms.end` ends it.
+   * @param allowance what whoever it is has used already; without it, nothing
+   */
+  connect(id: string, viewer: Viewer, allowance?: Allowance): Session;
   /** How the store is. Never waits. */
   store(): { readonly kind: MessageRepository["kind"]; readonly status: StoreStatus };
   /** Resolves when every send that was taken before this has its answer. */
@@ -88,10 +91,10 @@ export function createChat(options: ChatOptions): Chat {
       now,
     }),
     history: createHistory(repository, { pageBytesMax: LIMITS.pageBytesMax }),
-    connect: (id, viewer) => ({
+    connect: (id, viewer, allowance = admission.allowance()) => ({
       id,
       viewer,
-      allowance: admission.allowance(),
+      allowance,
       rooms: createJoinedRooms(),
       ended: false,
     }),

@@ -4,6 +4,7 @@
  */
 
 import { ANONYMOUS } from "../auth/viewer.ts";
+import type { Allowance } from "../chat/admission.ts";
 import type { Chat } from "../chat/chat.ts";
 import type { Deliver, Dismiss } from "../chat/feeds.ts";
 import type { Announce } from "../chat/rooms.ts";
@@ -136,10 +137,15 @@ function actOf(gateway: GatewayOptions, event: string, payload: unknown): Act {
 export function createGateway(options: GatewayOptions): Gateway {
   const gateway: House = { ...options, leaving: new WeakSet() };
   const { chat, fanout } = options;
+  /** Of connections, in the engine's sense, that have left the namespace and go on: who comes back has not rested. */
+  const allowances = new WeakMap<object, Allowance>();
   return {
     events: new Set(Object.keys(EVENTS)),
 
-    admit: (peer) => ({ peer, session: chat.connect(peer.id, ANONYMOUS), waiting: null }),
+    admit(peer) {
+      const session = chat.connect(peer.id, ANONYMOUS, allowances.get(peer.session.conn));
+      return { peer, session, waiting: null };
+    },
 
     onEvent(peer, name, [payload], ackId) {
       const event = String(name).slice(0, LIMITS.eventNameCharsMax).toWellFormed();
@@ -158,6 +164,8 @@ export function createGateway(options: GatewayOptions): Gateway {
       peer.data.waiting = null;
       for (const room of session.rooms) fanout.leave(peer, room);
       chat.rooms.end(session);
+      const { conn } = peer.session;
+      if (conn.readyState === "open") allowances.set(conn, session.allowance);
     },
 
     letGo: (connection) => void gateway.leaving.add(connection),

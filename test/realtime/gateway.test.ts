@@ -2,6 +2,7 @@ import { afterEach, beforeEach, expect, setDefaultTimeout, test } from "bun:test
 import { createLocalBus } from "../../src/bus/local.ts";
 import { createChat } from "../../src/chat/chat.ts";
 import type { RoomName } from "../../src/domain/ids.ts";
+import type { Rate } from "../../src/domain/rate.ts";
 import { ChatError } from "../../src/errors.ts";
 import { LIMITS } from "../../src/limits.ts";
 import { createFanout } from "../../src/realtime/fanout.ts";
@@ -23,7 +24,7 @@ beforeEach(async () => {
 afterEach(() => gateway.dispose());
 
 /** The gateway on a real engine and a real store whose answers can be held. */
-async function opened() {
+async function opened(rate: Rate | null = null) {
   const folder = await scratch();
   const repository = gated(await openSqlite(folder.path));
   const host = startEngine({ accept: (session) => socketIo.accept(session) });
@@ -33,7 +34,7 @@ async function opened() {
     repository,
     bus: createLocalBus({ log: silentLog }),
     ...createBroadcast(fanout),
-    rate: null,
+    rate,
     inFlightMax: 4_096,
     now: Date.now,
     monotonicNow: () => performance.now(),
@@ -229,6 +230,31 @@ test("a client that leaves the namespace has left its rooms, and may come back o
   expect(await watcher.next("user_joined")).toMatchObject({ user_id: "bob" });
   await say(watcher, "with bob");
   expect(await bare.frame()).toContain('"message":"with bob"');
+  bare.socket.close();
+});
+
+test("a client that leaves the namespace and comes back has used what it had used of its allowance", async () => {
+  await gateway.dispose();
+  gateway = await opened({ perSecond: 0.001, burst: 2 });
+  const bare = await bareSocket(gateway.url);
+  /** Joins and sends: the send's answer, behind the message itself where it is taken. */
+  async function joinAndSend() {
+    expect(await bare.call(1, "join_room", "lobby")).toMatchObject({ ok: true });
+    bare.socket.send('422["send_message",{"room":"lobby","user_id":"bob","message":"?"}]');
+    for (;;) {
+      const frame = await bare.frame();
+      if (frame.startsWith("432[")) return frame;
+    }
+  }
+  const answers: string[] = [];
+  for (let life = 0; life < 3; life++) {
+    answers.push(await joinAndSend());
+    bare.socket.send("41");
+    bare.socket.send("40");
+    expect(await bare.frame()).toStartWith("40{");
+  }
+  expect(answers.map((answer) => answer.includes("rate_limited"))).toEqual([false, false, true]);
+  expect(gateway.repository.batches).toEqual([1, 1]);
   bare.socket.close();
 });
 
