@@ -16,6 +16,8 @@ test("startService answers a Host that is none as it answers any other, and show
     ["", "/nowhere", 404],
     ["a b", "/socket.io/?EIO=4&transport=polling", 404],
     ["[", "/socket.io/socket.io.js", 200],
+    ["[", "/socket.io/?EIO=4&transport=polling", 404],
+    ["a:b:c", "/socket.io/?EIO=4&transport=websocket&sid=x", 404],
   ];
   for (const [host, path, status] of asked) {
     const request = `GET ${path} HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`;

@@ -134,7 +134,9 @@ export function createEngine(options: EngineOptions): ChatEngine {
     body: Fault | { code: string; message: string },
     headers = answerHeaders(request),
   ): Response {
-    if (!new URL(request.url).searchParams.has("sid")) metrics.count("handshakes_refused_total");
+    // A Host can be such that there is no URL.
+    const query = URL.parse(request.url)?.searchParams ?? new URLSearchParams();
+    if (isHandshake(query)) metrics.count("handshakes_refused_total");
     return Response.json(body, { status, headers });
   }
 

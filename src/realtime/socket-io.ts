@@ -12,10 +12,8 @@ import type { EngineSession, Receiver } from "./engine-session.ts";
 export interface Namespace<T> {
   /** The events it knows; any other name comes to `onEvent` all the same. */
   readonly events: ReadonlySet<string>;
-  /** A client connects; the value is kept as its `data`. */
+  /** A client connects, and is told so right after this; the value is kept as its `data`. */
   admit(peer: Peer<T>, auth: unknown): T;
-  /** The client has been told that it is connected. */
-  onConnect?(peer: Peer<T>): void;
   /** @param ackId the client waits for an acknowledgement by this number */
   onEvent(peer: Peer<T>, name: string | number, args: readonly unknown[], ackId: number | undefined): void;
   /** The session has a WebSocket from now on. */
@@ -256,7 +254,6 @@ export function createSocketIo({ namespaces, connectTimeoutMs, packetBytesMax }:
       }
       peer.data = namespace.admit(peer, auth);
       writePacket(session, { type: PacketType.CONNECT, nsp: name, data: { sid: peer.id } });
-      namespace.onConnect?.(peer);
     }
 
     #leave(peer: Peer<unknown>, reason: string) {
