@@ -23,7 +23,7 @@ export interface Service {
   readonly store: { readonly kind: "sqlite" | "mongodb"; readonly place: string };
   readonly metrics: Metrics;
   /**
-   * Lets go in order: not ready → no new connections → sends in flight finish → connections let go one by one over
+   * Lets go in order: not ready → no new connections → joins and sends in flight finish → connections let go one by one over
    * `drainMs` → the store closed. False when the deadline (`drainMs` and LIMITS.drainGraceMs) came first.
    */
   drain(): Promise<boolean>;
@@ -190,6 +190,8 @@ async function letGo({ chat, engine, gateway, drainMs }: LettingGo): Promise<voi
 
 /** Closes it and resolves when it is: one that polls fetches its last answers first, if it does so soon. */
 async function closed(connection: Connection): Promise<void> {
+  // It has gone by itself before its turn.
+  if (connection.readyState === "closed") return;
   const end = new Promise<void>((resolve) => connection.once("close", () => resolve()));
   connection.close();
   await Promise.race([end, Bun.sleep(LIMITS.lastWordsMs)]);

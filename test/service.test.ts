@@ -1,6 +1,12 @@
-import { afterEach, expect, test } from "bun:test";
-import { rawExchange } from "./fixture/engine.ts";
+import { afterEach, describe, expect, test } from "bun:test";
+import { loadConfig } from "../src/config.ts";
+import { LIMITS } from "../src/limits.ts";
+import { openRepository } from "../src/repository/open.ts";
+import { startService } from "../src/service.ts";
+import { openSocket, rawExchange } from "./fixture/engine.ts";
+import { type GatedRepository, gated } from "./fixture/gated.ts";
 import { startTestService } from "./fixture/service.ts";
+import { scratch, silentLog } from "./fixture/sqlite.ts";
 
 const undo: (() => unknown)[] = [];
 afterEach(async () => {
@@ -27,4 +33,65 @@ test("startService answers a Host that is none as it answers any other, and show
     if (status === 404) expect(answer).toContain('"code":"not_found"');
   }
   expect(log.filter((line) => line.includes("failed"))).toEqual([]);
+});
+
+describe("drain", () => {
+  /** A service that is to be drained, on a store whose answers can be held. */
+  async function start(drainMs: number) {
+    const folder = await scratch();
+    undo.push(() => folder[Symbol.asyncDispose]());
+    let repository: GatedRepository | undefined;
+    const service = await startService(
+      loadConfig({ HOST: "127.0.0.1", PORT: "0", SQLITE_PATH: folder.path, DRAIN_MS: String(drainMs) }),
+      silentLog,
+      async (...how) => {
+        repository = gated(await openRepository(...how));
+        return repository;
+      },
+    );
+    const connect = async () => {
+      const client = openSocket(`http://127.0.0.1:${service.port}`, "");
+      await client.frame();
+      client.socket.send("40");
+      await client.frame();
+      return client;
+    };
+    return { service, repository: repository as unknown as GatedRepository, connect };
+  }
+
+  test("answers a join that is under way, and all that waits behind it", async () => {
+    const { service, repository, connect } = await start(0);
+    const client = await connect();
+    const asking = repository.hold("head", "before");
+    client.socket.send('421["join_room","lobby"]');
+    client.socket.send('422["send_message",{"room":"lobby","user_id":"ada","message":"behind it"}]');
+    client.socket.send('423["join_room","hall"]');
+    client.socket.send('424["leave_room","hall"]');
+    await asking.reached;
+    const drained = service.drain();
+    // Long enough for a drain that waits for nobody to close the connection.
+    for (let turn = 0; turn < 10; turn++) await new Promise(setImmediate);
+    asking.release();
+    const answers: string[] = [];
+    while (answers.length < 4) {
+      const frame = await client.frame();
+      if (frame.startsWith("43")) answers.push(frame);
+    }
+    expect(answers.map((answer) => answer.slice(0, 3)).toSorted()).toEqual(["431", "432", "433", "434"]);
+    // The first and what it alone was waited for are done; what waits behind yet another join may be refused.
+    expect(answers[0]).toStartWith('431[{"ok":true');
+    expect(answers.find((answer) => answer.startsWith("432"))).toStartWith('432[{"ok":true');
+    expect(await drained).toBe(true);
+    await client.closed;
+  });
+
+  test("waits for no connection that has gone before its turn", async () => {
+    const { service, connect } = await start(400);
+    const [, gone] = [await connect(), await connect()];
+    const began = performance.now();
+    const drained = service.drain();
+    gone.socket.close();
+    expect(await drained).toBe(true);
+    expect(performance.now() - began).toBeLessThan(LIMITS.lastWordsMs);
+  });
 });

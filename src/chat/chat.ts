@@ -30,7 +30,7 @@ export interface Chat {
   connect(id: string, viewer: Viewer, allowance?: Allowance): Session;
   /** How the store is. Never waits. */
   store(): { readonly kind: MessageRepository["kind"]; readonly status: StoreStatus };
-  /** Resolves when every send that was taken before this has its answer. */
+  /** Resolves when every join and every send that was taken before this has its answer. */
   settled(): Promise<void>;
   /** Stops what beats by itself. The repository and the bus are the owner's to close. */
   close(): void;
@@ -78,18 +78,19 @@ export function createChat(options: ChatOptions): Chat {
     }
   }, LIMITS.headPollMs);
   beat.unref();
+  const rooms = createRooms({
+    repository,
+    feeds,
+    occupancy: createOccupancy(),
+    announce: options.announce,
+    admission,
+    metrics,
+    now,
+  });
   return {
     admission,
     send: createSend({ admission, commits, now, newMessageId: options.newMessageId }),
-    rooms: createRooms({
-      repository,
-      feeds,
-      occupancy: createOccupancy(),
-      announce: options.announce,
-      admission,
-      metrics,
-      now,
-    }),
+    rooms,
     history: createHistory(repository, { pageBytesMax: LIMITS.pageBytesMax }),
     connect: (id, viewer, allowance = admission.allowance()) => ({
       id,
@@ -99,7 +100,9 @@ export function createChat(options: ChatOptions): Chat {
       ended: false,
     }),
     store: () => ({ kind: repository.kind, status: repository.status() }),
-    settled: () => commits.settled(),
+    async settled() {
+      await Promise.all([rooms.settled(), commits.settled()]);
+    },
     close: () => clearInterval(beat),
   };
 }

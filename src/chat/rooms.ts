@@ -37,6 +37,8 @@ export interface Rooms {
   leave(session: Session, command: LeaveRoom): void;
   /** The connection is gone: it leaves every room. */
   end(session: Session): void;
+  /** Resolves when every join that was taken before this has its answer, whatever comes meanwhile. */
+  settled(): Promise<void>;
 }
 
 export interface RoomsOptions {
@@ -49,8 +51,6 @@ export interface RoomsOptions {
   /** Milliseconds since the Unix epoch. */
   readonly now: () => number;
 }
-
-/** When a connection in too many rooms may try again: it has to leave one first. */
 
 const REPLAY = { messagesMax: LIMITS.replayMessagesMax, textBytesMax: LIMITS.replayBytesMax };
 
@@ -79,40 +79,47 @@ export function createRooms(options: RoomsOptions): Rooms {
     tell(presences, session);
   }
 
+  async function join(session: Session, command: JoinRoom, enter: (joined: Joined) => void): Promise<void> {
+    const { room } = command;
+    const userId = speakerOf(session.viewer, command.userId);
+    if (!session.rooms.has(room) && session.rooms.size >= LIMITS.roomsPerConnectionMax) {
+      metrics.count("joins_overloaded_total");
+      throw new ChatError("overloaded", {
+        text: `A connection may be in ${LIMITS.roomsPerConnectionMax} rooms at once.`,
+      });
+    }
+    admission.admitJoin(session.allowance);
+    const hold = feeds.hold(room);
+    try {
+      const { head, replay } = await lookUp(command);
+      const feed = hold.start(head);
+      // What the store has and the room was not told is delivered first, so that the others see it before this one's
+      // live messages and this one only in its replay.
+      await feed.advanceTo(head.seq);
+      if (session.ended) return;
+      // From here to the end of `enter` there is no await: the first message after this is `delivered + 1`.
+      const seq = feed.delivered();
+      const joined: Joined = {
+        room,
+        head: { ...head, seq },
+        replay: "messages" in replay && "more" in replay ? replayUpTo(replay, hold.collected, seq) : replay,
+      };
+      feeds.setOccupied(room, true);
+      session.rooms.add(room);
+      const presences = occupancy.enter(room, session.id, userId);
+      enter(joined);
+      tell(presences, session);
+    } finally {
+      hold.release();
+    }
+  }
+
+  const underWay = new Set<Promise<void>>();
   return {
-    async join(session, command, enter) {
-      const { room } = command;
-      const userId = speakerOf(session.viewer, command.userId);
-      if (!session.rooms.has(room) && session.rooms.size >= LIMITS.roomsPerConnectionMax) {
-        metrics.count("joins_overloaded_total");
-        throw new ChatError("overloaded", {
-          text: `A connection may be in ${LIMITS.roomsPerConnectionMax} rooms at once.`,
-        });
-      }
-      admission.admitJoin(session.allowance);
-      const hold = feeds.hold(room);
-      try {
-        const { head, replay } = await lookUp(command);
-        const feed = hold.start(head);
-        // What the store has and the room was not told is delivered first, so that the others see it before this one's
-        // live messages and this one only in its replay.
-        await feed.advanceTo(head.seq);
-        if (session.ended) return;
-        // From here to the end of `enter` there is no await: the first message after this is `delivered + 1`.
-        const seq = feed.delivered();
-        const joined: Joined = {
-          room,
-          head: { ...head, seq },
-          replay: "messages" in replay && "more" in replay ? replayUpTo(replay, hold.collected, seq) : replay,
-        };
-        feeds.setOccupied(room, true);
-        session.rooms.add(room);
-        const presences = occupancy.enter(room, session.id, userId);
-        enter(joined);
-        tell(presences, session);
-      } finally {
-        hold.release();
-      }
+    join(...asked) {
+      const joining = join(...asked).finally(() => underWay.delete(joining));
+      underWay.add(joining);
+      return joining;
     },
 
     leave(session, { room }) {
@@ -123,6 +130,10 @@ export function createRooms(options: RoomsOptions): Rooms {
     end(session) {
       session.ended = true;
       for (const room of session.rooms) exit(session, room);
+    },
+
+    async settled() {
+      await Promise.allSettled(underWay);
     },
   };
 }

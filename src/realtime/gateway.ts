@@ -89,7 +89,10 @@ interface House extends GatewayOptions {
 }
 
 export interface Gateway extends Namespace<Connection> {
-  /** From now on this connection's events are answered `draining`; those that were taken go on to their answers. */
+  /**
+   * From now on this connection's events are answered `draining`, those too that wait behind a join; what is under way goes
+   * on to its answer.
+   */
   letGo(connection: object): void;
 }
 
