@@ -110,7 +110,7 @@ export const LIMITS = {
   handshakesPerSend: 10,
   handshakeBurstSeconds: 50,
 
-  /** Connections in total, as long as the system gives descriptors for them. */
+  /** Connections of sessions in total, as long as the system gives descriptors for them; a session that polls has two. */
   connectionsMax: 100_000,
   /** Descriptors that are not for connections: the store, requests of callers without one, refusals. */
   descriptorsKept: 512,
@@ -120,6 +120,8 @@ export const LIMITS = {
    * client can put 5,000 into one, or the frames of a WebSocket, which is read on in one turn as long as there is more.
    */
   packetsPerTurnMax: 10_000,
+  /** HTTP requests of one turn, beyond which a connection that sends one after the other is closed. */
+  requestsPerTurnMax: 1_000,
   /** Pongs of one polling request; a client owes one per ping. */
   pongsPerPostMax: 2,
   /** How long a connection may take to join a namespace, as in Socket.IO; and a packet until all its attachments are there. */

@@ -14,6 +14,7 @@ import { type ChatEngine, createEngine, type EngineHost } from "./realtime/engin
 import { readConnectionsMax } from "./realtime/connections-max.ts";
 import { createFanout } from "./realtime/fanout.ts";
 import { type ChatPeer, createBroadcast, createGateway, type Gateway } from "./realtime/gateway.ts";
+import { createPipelines } from "./realtime/pipelines.ts";
 import { createSocketIo } from "./realtime/socket-io.ts";
 import { openRepository } from "./repository/open.ts";
 
@@ -111,6 +112,7 @@ export async function startService(config: Config, log: Log, open = openReposito
       metrics,
     });
 
+    const pipelines = createPipelines({ metrics });
     const server = listen(config, () =>
       Bun.serve({
         hostname: config.host,
@@ -123,7 +125,8 @@ export async function startService(config: Config, log: Log, open = openReposito
         reusePort: false,
         // The client's bundles lie beside the engine's path and are plain files.
         fetch: (request, self) =>
-          engine.serves(request) ? engine.handle(request, self) : http.fetch(request, self),
+          pipelines.refusal(request, self) ??
+          (engine.serves(request) ? engine.handle(request, self) : http.fetch(request, self)),
       }),
     );
 

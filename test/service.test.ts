@@ -1,4 +1,5 @@
 import { afterEach, describe, expect, test } from "bun:test";
+import { connect } from "node:net";
 import { loadConfig } from "../src/config.ts";
 import { LIMITS } from "../src/limits.ts";
 import { openRepository } from "../src/repository/open.ts";
@@ -35,6 +36,30 @@ test("startService answers a Host that is none as it answers any other, and show
   expect(log.filter((line) => line.includes("failed"))).toEqual([]);
 });
 
+test.each(["/livez", "/socket.io/?EIO=4&transport=polling&sid=nobody"])(
+  "startService cuts off who asks for %s on and on without waiting for answers, and counts it",
+  async (path) => {
+    const { service, url, dispose } = await startTestService();
+    undo.push(dispose);
+    const count = 20 * LIMITS.requestsPerTurnMax;
+    let got = "";
+    await new Promise<void>((resolve) => {
+      const socket = connect(service.port, "127.0.0.1", () =>
+        socket.write(`GET ${path} HTTP/1.1\r\nHost: chat\r\n\r\n`.repeat(count)),
+      );
+      socket.on("data", (data) => {
+        got += data;
+      });
+      // What was sent in vain makes the end a reset.
+      socket.on("error", () => {});
+      socket.on("close", () => resolve());
+    });
+    expect(got.split("HTTP/1.1 ").length).toBeLessThan(count);
+    expect(service.metrics.snapshot().requests_overloaded_total).toBe(1);
+    expect((await fetch(`${url}/livez`)).status).toBe(200);
+  },
+);
+
 describe("drain", () => {
   /** A service that is to be drained, on a store whose answers can be held. */
   async function start(drainMs: number) {
@@ -49,19 +74,19 @@ describe("drain", () => {
         return repository;
       },
     );
-    const connect = async () => {
+    const open = async () => {
       const client = openSocket(`http://127.0.0.1:${service.port}`, "");
       await client.frame();
       client.socket.send("40");
       await client.frame();
       return client;
     };
-    return { service, repository: repository as unknown as GatedRepository, connect };
+    return { service, repository: repository as unknown as GatedRepository, open };
   }
 
   test("answers a join that is under way, and all that waits behind it", async () => {
-    const { service, repository, connect } = await start(0);
-    const client = await connect();
+    const { service, repository, open } = await start(0);
+    const client = await open();
     const asking = repository.hold("head", "before");
     client.socket.send('421["join_room","lobby"]');
     client.socket.send('422["send_message",{"room":"lobby","user_id":"ada","message":"behind it"}]');
@@ -86,8 +111,8 @@ describe("drain", () => {
   });
 
   test("waits for no connection that has gone before its turn", async () => {
-    const { service, connect } = await start(400);
-    const [, gone] = [await connect(), await connect()];
+    const { service, open } = await start(400);
+    const [, gone] = [await open(), await open()];
     const began = performance.now();
     const drained = service.drain();
     gone.socket.close();

@@ -20,6 +20,7 @@ export const COUNTERS = [
   "pages_overloaded_total",
   "handshakes_rate_limited_total",
   "handshakes_overloaded_total",
+  "requests_overloaded_total",
 ] as const;
 export type Counter = (typeof COUNTERS)[number];
 

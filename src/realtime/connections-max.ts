@@ -1,4 +1,4 @@
-/** How many connections the system lets this process have: each is a descriptor, and some are needed for other things. */
+/** How many connections the system lets this process have: each is a descriptor (a session that polls has two), and some are needed for other things. */
 
 import { LIMITS } from "../limits.ts";
 

@@ -9,6 +9,7 @@ import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import { createOutbox, Link, type Outbox } from "./engine-outbox.ts";
 import type { PayloadCount } from "./polling-post.ts";
+import { currentTurn } from "./turns.ts";
 
 /** Engine.IO's packet types, as the first character of a frame. */
 const PING_CHAR = "2".charCodeAt(0);
@@ -134,6 +135,8 @@ export type Sessions = ReturnType<typeof createSessions>;
 
 export function createSessions({ outboundBytesMax, accept, onEnd, log, metrics }: SessionsDeps) {
   const alive = new Map<string, Session>();
+  /** Of these, those that poll. */
+  let polling = 0;
   const outbox = createOutbox(({ session }) => {
     if (session !== undefined) endIfSlow(session as Session);
   });
@@ -144,6 +147,7 @@ export function createSessions({ outboundBytesMax, accept, onEnd, log, metrics }
     const { transport } = session.conn;
     const link = linkOf(transport);
     if (link === undefined) return;
+    polling -= 1;
     link.session = session;
     session.link = link;
     transport.off();
@@ -175,20 +179,9 @@ export function createSessions({ outboundBytesMax, accept, onEnd, log, metrics }
     end(session);
   }
 
-  // Bun reads a socket on as long as there is more, in one turn: a client that floods would keep everybody waiting for
-  // seconds, and each frame of its takes microseconds. Counted without a closure or an object a frame.
-  let turn = 0;
-  let isTurnEndAwaited = false;
-  function endTurn() {
-    isTurnEndAwaited = false;
-    turn += 1;
-  }
-
+  // A client that floods would keep everybody waiting for seconds. Counted without a closure or an object a frame.
   function admitsFrame(session: Session): boolean {
-    if (!isTurnEndAwaited) {
-      isTurnEndAwaited = true;
-      setImmediate(endTurn);
-    }
+    const turn = currentTurn();
     if (session.turn !== turn) {
       session.turn = turn;
       session.turnFrames = 0;
@@ -267,6 +260,7 @@ export function createSessions({ outboundBytesMax, accept, onEnd, log, metrics }
     alive.delete(this.id);
     onEnd(this.id);
     if (session === undefined) return;
+    if (session.link === undefined) polling -= 1;
     session.closeReason = reason;
     session.receiver?.onClose(reason);
   }
@@ -287,12 +281,14 @@ export function createSessions({ outboundBytesMax, accept, onEnd, log, metrics }
     flush: () => outbox.flush(),
     bySid: (sid: string) => alive.get(sid),
     all: () => alive.values(),
-    count: () => alive.size,
+    /** How many descriptors they hold: one that polls has a second connection to send by. */
+    descriptors: () => alive.size + polling,
 
     /** Takes a new session in, with the WebSocket it began with. */
     adopt(conn: EngineConnection) {
       const session = new Session(conn, house);
       alive.set(conn.id, session);
+      polling += 1;
       takeSocket(session);
       if (session.link === undefined) {
         for (const [event, listener] of POLLING_LISTENERS) conn.on(event as "data", listener as () => void);

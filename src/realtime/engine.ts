@@ -25,7 +25,7 @@ export interface EngineOptions {
   readonly frameBytesMax: number;
   /** What may wait unread for one connection before it is closed. */
   readonly outboundBytesMax: number;
-  /** Sessions at once; beyond them a new one is answered 503 `overloaded`. */
+  /** Connections of sessions at once, of one that polls two; a new one beyond them is answered 503 `overloaded`. */
   readonly connectionsMax: number;
   /** Lets a new session from this address in; throws the refusal where not. Asked last. */
   readonly admitHandshake: (address: string) => void;
@@ -150,7 +150,7 @@ export function createEngine(options: EngineOptions): ChatEngine {
   /** Lets a new session in; throws the refusal where not. */
   function admitSession(request: Request, server: Bun.Server<WebSocketData>) {
     if (isDraining) throw new ChatError("draining");
-    if (sessions.count() >= connectionsMax) {
+    if (sessions.descriptors() + (request.headers.has("upgrade") ? 1 : 2) > connectionsMax) {
       metrics.count("handshakes_overloaded_total");
       throw new ChatError("overloaded", { retryAfterMs: FULL_RETRY_MS });
     }

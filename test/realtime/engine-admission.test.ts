@@ -19,7 +19,8 @@ function start(options: Parameters<typeof startEngineHouse>[0]): EngineHouse {
 const handshake = (url: string, more = "") => fetch(`${url}/socket.io/?EIO=4&transport=polling${more}`);
 
 test("createEngine refuses sessions beyond its ceiling, and lets the next in when one has ended", async () => {
-  const { url, engine, metrics } = start({ connectionsMax: 2 });
+  // The one that polls has two connections.
+  const { url, engine, metrics } = start({ connectionsMax: 3 });
   const polling = await openPolling(url);
   const socket = openSocket(url, "");
   expect(await socket.opened).toBe(true);
@@ -43,7 +44,9 @@ test("createEngine refuses sessions beyond its ceiling, and lets the next in whe
   });
   socket.socket.close();
   await gone;
-  expect((await handshake(url)).status).toBe(200);
+  const next = openSocket(url, "");
+  expect(await next.opened).toBe(true);
+  next.socket.close();
 });
 
 test("createEngine refuses an address that comes too often with 429 and when to come again", async () => {
@@ -70,4 +73,27 @@ test("createEngine refuses an address that comes too often with 429 and when to 
   const socket = openSocket(url, "");
   expect(await socket.opened).toBe(true);
   socket.socket.close();
+});
+
+test("createEngine counts a session twice for as long as it polls", async () => {
+  const { promise: upgraded, resolve } = Promise.withResolvers<void>();
+  const { url, engine } = start({ connectionsMax: 4, onUpgrade: () => resolve() });
+  const [first] = [await openPolling(url), await openPolling(url)];
+  expect(await openSocket(url, "").opened).toBe(false);
+  // Upgraded, it has one connection: there is room for a WebSocket, and not for one that polls.
+  await first.post("40");
+  const taking = openSocket(url, `&sid=${first.sid}`);
+  await taking.opened;
+  taking.socket.send("2probe");
+  taking.socket.send("5");
+  await upgraded;
+  expect((await handshake(url)).status).toBe(503);
+  const second = openSocket(url, "");
+  expect(await second.opened).toBe(true);
+  expect(await openSocket(url, "").opened).toBe(false);
+  // And both are free again when it has ended.
+  for (const { socket } of [taking, second]) socket.close();
+  while ([...engine.connections()].length > 1) await new Promise(setImmediate);
+  expect((await handshake(url)).status).toBe(200);
+  expect((await handshake(url)).status).toBe(503);
 });
