@@ -66,6 +66,8 @@ export const LIMITS = {
 
   /** Rooms one connection may be in at once. */
   roomsPerConnectionMax: 1_000,
+  /** Rooms that all connections are in, each one's counted; a room that only one is in takes 2 kB. */
+  joinedRoomsMax: 500_000,
   /** Above this many connections a room's comings and goings are not announced. */
   presenceConnectionsMax: 200,
   /** Live messages of one room kept aside while the gap before them is read from the store. */

@@ -84,6 +84,7 @@ export function createChat(options: ChatOptions): Chat {
     occupancy: createOccupancy(),
     announce: options.announce,
     admission,
+    joinedRoomsMax: LIMITS.joinedRoomsMax,
     metrics,
     now,
   });

@@ -30,7 +30,7 @@ export interface Rooms {
   /**
    * Joins the session to the room. `enter` is called once, in the very tick from which live messages count: it must
    * answer the client and subscribe it before it returns. Refuses with `storage_unavailable`, `rate_limited`, or
-   * `overloaded` when the session is in too many rooms.
+   * `overloaded` when the session is in too many rooms, or all of them together are.
    */
   join(session: Session, command: JoinRoom, enter: (joined: Joined) => void): Promise<void>;
   /** Refuses with `not_in_room`. */
@@ -47,6 +47,8 @@ export interface RoomsOptions {
   readonly occupancy: Occupancy;
   readonly announce: Announce;
   readonly admission: Pick<Admission, "admitJoin">;
+  /** Rooms that all sessions together may be in, each session's rooms counted. */
+  readonly joinedRoomsMax: number;
   readonly metrics: Metrics;
   /** Milliseconds since the Unix epoch. */
   readonly now: () => number;
@@ -55,7 +57,10 @@ export interface RoomsOptions {
 const REPLAY = { messagesMax: LIMITS.replayMessagesMax, textBytesMax: LIMITS.replayBytesMax };
 
 export function createRooms(options: RoomsOptions): Rooms {
-  const { repository, feeds, occupancy, announce, admission, metrics, now } = options;
+  const { repository, feeds, occupancy, announce, admission, joinedRoomsMax, metrics, now } = options;
+  /** That all sessions are in. */
+  let joinedRooms = 0;
+  const underWay = new Set<Promise<void>>();
   const tell = (presences: readonly Presence[], session: Session) => {
     for (const presence of presences) announce(presence, toMillis(now()), session.id);
   };
@@ -74,20 +79,27 @@ export function createRooms(options: RoomsOptions): Rooms {
 
   function exit(session: Session, room: RoomName): void {
     session.rooms.delete(room);
+    joinedRooms -= 1;
     const presences = occupancy.exit(room, session.id);
     if (occupancy.connections(room) === 0) feeds.setOccupied(room, false);
     tell(presences, session);
   }
 
+  /** Lets the session into one room more, or refuses it. A join that is under way counts as a room. */
+  function admitRoom(session: Session): void {
+    const isFull = session.rooms.size >= LIMITS.roomsPerConnectionMax;
+    if (!isFull && joinedRooms + underWay.size < joinedRoomsMax) return;
+    metrics.count("joins_overloaded_total");
+    throw new ChatError(
+      "overloaded",
+      isFull ? { text: `A connection may be in ${LIMITS.roomsPerConnectionMax} rooms at once.` } : {},
+    );
+  }
+
   async function join(session: Session, command: JoinRoom, enter: (joined: Joined) => void): Promise<void> {
     const { room } = command;
     const userId = speakerOf(session.viewer, command.userId);
-    if (!session.rooms.has(room) && session.rooms.size >= LIMITS.roomsPerConnectionMax) {
-      metrics.count("joins_overloaded_total");
-      throw new ChatError("overloaded", {
-        text: `A connection may be in ${LIMITS.roomsPerConnectionMax} rooms at once.`,
-      });
-    }
+    if (!session.rooms.has(room)) admitRoom(session);
     admission.admitJoin(session.allowance);
     const hold = feeds.hold(room);
     try {
@@ -105,6 +117,7 @@ export function createRooms(options: RoomsOptions): Rooms {
         replay: "messages" in replay && "more" in replay ? replayUpTo(replay, hold.collected, seq) : replay,
       };
       feeds.setOccupied(room, true);
+      if (!session.rooms.has(room)) joinedRooms += 1;
       session.rooms.add(room);
       const presences = occupancy.enter(room, session.id, userId);
       enter(joined);
@@ -114,7 +127,6 @@ export function createRooms(options: RoomsOptions): Rooms {
     }
   }
 
-  const underWay = new Set<Promise<void>>();
   return {
     join(...asked) {
       const joining = join(...asked).finally(() => underWay.delete(joining));

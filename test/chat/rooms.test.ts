@@ -32,7 +32,7 @@ interface Member {
   readonly live: number[];
 }
 
-async function opened(path: string) {
+async function opened(path: string, joinedRoomsMax: number = LIMITS.joinedRoomsMax) {
   const repository = gated(await openSqlite(path));
   const members = new Set<Member>();
   const announced: string[] = [];
@@ -60,6 +60,7 @@ async function opened(path: string) {
     occupancy,
     announce: ({ kind, userId }, _, except) => announced.push(`${userId} ${kind}, not to ${except}`),
     admission,
+    joinedRoomsMax,
     metrics,
     now: Date.now,
   });
@@ -82,11 +83,11 @@ async function opened(path: string) {
       };
       return { session, joins: [], live: [] };
     },
-    join: (member: Member, since?: number, userId?: string) =>
+    join: (member: Member, since?: number, userId?: string, name = LOBBY) =>
       rooms.join(
         member.session,
         {
-          room: LOBBY,
+          room: name,
           since: since === undefined ? undefined : seq(since),
           epoch: undefined,
           userId: userId === undefined ? undefined : user(userId),
@@ -211,6 +212,33 @@ describe("join", () => {
       }),
     );
     expect(chat.metrics.snapshot().joins_overloaded_total).toBe(1);
+  });
+
+  test("refuses more rooms than all connections may be in, joins under way counted, and takes them as others leave", async () => {
+    await chat.repository.close();
+    chat = await opened(folder.path, 2);
+    const [one, other] = [chat.member(), chat.member()];
+    const join = (member: Member, name: string) => chat.join(member, undefined, undefined, room(name));
+    const overloaded = expect.objectContaining({ code: "overloaded", details: { retryAfterMs: 1_000 } });
+    await join(one, "a");
+    const [joined, refused] = await Promise.allSettled([join(one, "b"), join(other, "b")]);
+    expect(joined.status).toBe("fulfilled");
+    expect(refused).toMatchObject({ status: "rejected", reason: overloaded });
+    // One that it is in already is no more.
+    await join(one, "a");
+    chat.rooms.leave(one.session, { room: room("a") });
+    await join(other, "c");
+    await expect(join(one, "a")).rejects.toThrow(overloaded);
+    chat.rooms.end(one.session);
+    await join(other, "a");
+    await expect(join(other, "d")).rejects.toThrow(overloaded);
+    chat.rooms.end(other.session);
+    // A join that fails takes no place.
+    chat.repository.fail("head", new ChatError("storage_unavailable"));
+    const next = chat.member();
+    await expect(join(next, "a")).rejects.toThrow(expect.objectContaining({ code: "storage_unavailable" }));
+    for (const name of ["a", "b"]) await join(next, name);
+    expect(chat.metrics.snapshot().joins_overloaded_total).toBe(3);
   });
 
   test("lets a connection join all its rooms at once, and refuses more than its rate, leaving nothing behind", async () => {
