@@ -66,7 +66,7 @@ export const LIMITS = {
 
   /** Rooms one connection may be in at once. */
   roomsPerConnectionMax: 1_000,
-  /** Rooms that all connections are in, each one's counted; a room that only one is in takes 2 kB. */
+  /** Rooms that all connections are in, each one's counted; a room that only one is in takes 1 kB, with a long name 2. */
   joinedRoomsMax: 500_000,
   /** Above this many connections a room's comings and goings are not announced. */
   presenceConnectionsMax: 200,

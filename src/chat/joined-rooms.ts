@@ -1,43 +1,55 @@
-/** The rooms that one connection is in: nearly always one, which then costs no Set. */
+/** The rooms that one connection is in, and other sets of nearly always one member, which then cost no Set. */
 
 import type { RoomName } from "../domain/ids.ts";
 
 /** What the use cases need of a Set. */
-export interface JoinedRooms extends Iterable<RoomName> {
+export interface JoinedRooms extends Few<RoomName> {}
+
+/** A set that nearly always has one member or none. */
+export interface Few<T> extends Iterable<T> {
   readonly size: number;
-  has(room: RoomName): boolean;
-  add(room: RoomName): void;
-  delete(room: RoomName): void;
+  has(value: T): boolean;
+  add(value: T): void;
+  delete(value: T): boolean;
 }
 
 // A class for its prototype: there is one for each connection, and closures would cost each of them memory.
-class FewRooms implements JoinedRooms {
-  #only: RoomName | undefined = undefined;
-  /** All of them, once there were two. */
-  #all: Set<RoomName> | undefined = undefined;
+class FewOrMany<T extends {}> implements Few<T> {
+  #only: T | undefined = undefined;
+  /** All of them, where there are two or more. */
+  #all: Set<T> | undefined = undefined;
 
   get size() {
     return this.#all?.size ?? (this.#only === undefined ? 0 : 1);
   }
 
-  has(room: RoomName) {
-    return this.#all?.has(room) ?? this.#only === room;
+  has(value: T) {
+    return this.#all?.has(value) ?? this.#only === value;
   }
 
-  add(room: RoomName) {
-    if (this.has(room)) return;
-    if (this.size === 0 && this.#all === undefined) {
-      this.#only = room;
+  add(value: T) {
+    if (this.has(value)) return;
+    if (this.size === 0) {
+      this.#only = value;
       return;
     }
     this.#all ??= new Set(this);
     this.#only = undefined;
-    this.#all.add(room);
+    this.#all.add(value);
   }
 
-  delete(room: RoomName) {
-    this.#all?.delete(room);
-    if (this.#only === room) this.#only = undefined;
+  delete(value: T) {
+    if (this.#all !== undefined) {
+      const had = this.#all.delete(value);
+      if (this.#all.size === 1) {
+        [this.#only] = this.#all;
+        this.#all = undefined;
+      }
+      return had;
+    }
+    const had = this.#only === value;
+    if (had) this.#only = undefined;
+    return had;
   }
 
   /** As they are now: whoever walks them may delete. */
@@ -46,4 +58,6 @@ class FewRooms implements JoinedRooms {
   }
 }
 
-export const createJoinedRooms = (): JoinedRooms => new FewRooms();
+export const createFew = <T extends {}>(): Few<T> => new FewOrMany();
+
+export const createJoinedRooms = (): JoinedRooms => createFew();

@@ -1,5 +1,6 @@
 /** Fan-out through Bun's topics: a frame for a room is encoded once and published, not written to each member. */
 
+import { createFew, type Few } from "../chat/joined-rooms.ts";
 import type { EngineSession } from "./engine-session.ts";
 import type { EngineHost } from "./engine.ts";
 
@@ -26,7 +27,8 @@ export interface FanoutDeps {
 }
 
 interface Audience<M> {
-  readonly members: Set<M>;
+  /** Many rooms have one, and a Set for each of them would cost as much as all the rest. */
+  readonly members: Few<M>;
   /** Those that are in no topic: they poll. Undefined where there are none. */
   polling: Set<M> | undefined;
 }
@@ -56,7 +58,7 @@ export function createFanout<M extends Member>({ server, mayPublish }: FanoutDep
 
   return {
     join(member, room) {
-      const audience = audiences.get(room) ?? { members: new Set(), polling: undefined };
+      const audience = audiences.get(room) ?? { members: createFew(), polling: undefined };
       audiences.set(room, audience);
       audience.members.add(member);
       listen(member, room, audience);

@@ -1,4 +1,5 @@
 import { expect, test } from "bun:test";
+import fc from "fast-check";
 import { createOccupancy } from "../../src/chat/presence.ts";
 import type { RoomName, UserId } from "../../src/domain/ids.ts";
 import { LIMITS } from "../../src/limits.ts";
@@ -53,4 +54,33 @@ test("connections knows one room from another, and forgets the empty ones", () =
   expect(occupancy.connections("other" as RoomName)).toBe(0);
   occupancy.exit(room, "c1");
   expect(occupancy.connections(room)).toBe(0);
+});
+
+test("enter and exit announce and count the same however many connections a room has had", () => {
+  const step = fc.record({
+    enters: fc.boolean(),
+    connection: fc.constantFrom("c1", "c2", "c3"),
+    userId: fc.constantFrom(ada, bob, undefined),
+  });
+  fc.assert(
+    fc.property(fc.array(step, { maxLength: 20 }), (steps) => {
+      const occupancy = createOccupancy();
+      const model = new Map<string, UserId | undefined>();
+      const users = () => new Set([...model.values()].filter((userId) => userId !== undefined));
+      for (const { enters, connection, userId } of steps) {
+        const before = users();
+        if (enters) model.set(connection, userId ?? model.get(connection));
+        else model.delete(connection);
+        const after = users();
+        const announced = enters
+          ? occupancy.enter(room, connection, userId)
+          : occupancy.exit(room, connection);
+        expect(announced).toEqual([
+          ...[...before.difference(after)].map((left) => ({ kind: "left" as const, room, userId: left })),
+          ...[...after.difference(before)].map((came) => ({ kind: "joined" as const, room, userId: came })),
+        ]);
+        expect(occupancy.connections(room)).toBe(model.size);
+      }
+    }),
+  );
 });
