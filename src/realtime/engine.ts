@@ -66,6 +66,8 @@ const FULL_RETRY_MS = 10_000;
 /** The longest idle timeout that Bun knows for a request, in seconds. */
 const IDLE_SECONDS_MAX = 255;
 
+const asksToClose = ({ headers }: Request) => headers.get("connection")?.toLowerCase() === "close";
+
 /** Asked anew after each await: it changes meanwhile. */
 const reasonOf = (session: Session) => session.closeReason;
 
@@ -115,11 +117,12 @@ export function createEngine(options: EngineOptions): ChatEngine {
 
   // Requests
 
-  function answerHeaders(request: Request): [string, string][] {
+  /** @param closes the answer is the last on its connection, as it is where the request asks for that */
+  function answerHeaders(request: Request, closes = asksToClose(request)): [string, string][] {
     const origin = corsOrigin(request.headers.get("origin"), request.headers.get("host"));
     const headers: [string, string][] = [["Cache-Control", "no-store"]];
     // Bun closes when asked to and does not say so: a client that pools its sockets would write to a dead one.
-    if (request.headers.get("connection")?.toLowerCase() === "close") headers.push(["Connection", "close"]);
+    if (closes) headers.push(["Connection", "close"]);
     if (origin !== "*") headers.push(["Vary", "Origin"]);
     if (origin === undefined) return headers;
     headers.push(["Access-Control-Allow-Origin", origin]);
@@ -141,7 +144,8 @@ export function createEngine(options: EngineOptions): ChatEngine {
   }
 
   function refuseWith(request: Request, error: ChatError): Response {
-    const headers = answerHeaders(request);
+    // Where there are too many connections, this one is not kept for the next request.
+    const headers = answerHeaders(request, error.code === "overloaded" || asksToClose(request));
     const { retryAfterMs } = error.details;
     if (retryAfterMs !== undefined) headers.push(["Retry-After", String(Math.ceil(retryAfterMs / 1_000))]);
     return refuse(request, REFUSALS[error.code].status, errorToWire(error), headers);

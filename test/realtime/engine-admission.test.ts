@@ -27,6 +27,8 @@ test("createEngine refuses sessions beyond its ceiling, and lets the next in whe
   const refused = await handshake(url);
   expect(refused.status).toBe(503);
   expect(refused.headers.get("retry-after")).toBe("10");
+  // Or who is refused would take a connection as well, until it is idle for too long.
+  expect(refused.headers.get("connection")).toBe("close");
   expect(await refused.json()).toMatchObject({ code: "overloaded", retryable: true, retry_after_ms: 10_000 });
   expect(await openSocket(url, "").opened).toBe(false);
   expect(metrics.snapshot()).toMatchObject({ handshakes_overloaded_total: 2, handshakes_refused_total: 2 });
