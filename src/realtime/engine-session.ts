@@ -61,9 +61,6 @@ export class Session implements EngineSession {
   isPongAwaited = false;
   /** A POST is being read. */
   isPosting = false;
-  /** The turn of the event loop in which its WebSocket last brought a frame, and how many it brought in it. */
-  turn = 0;
-  turnFrames = 0;
   /** Its end is decided. */
   isDoomed = false;
   /** Bytes in the write buffer; counted only while the session polls, a WebSocket knows its own. */
@@ -172,23 +169,32 @@ export function createSessions({ outboundBytesMax, accept, onEnd, log, metrics }
     end(session);
   }
 
+  function noteAbuse(sid: string | undefined, reason: string) {
+    metrics.count("engine_abuse_closed_total");
+    log.info("engine_abuse_closed", { sid, reason });
+  }
+
   function endForAbuse(session: Session, reason: string) {
     if (session.isDoomed) return;
-    metrics.count("engine_abuse_closed_total");
-    log.info("engine_abuse_closed", { sid: session.id, reason });
+    noteAbuse(session.id, reason);
     end(session);
   }
 
   // A client that floods would keep everybody waiting for seconds. Counted without a closure or an object a frame.
-  function admitsFrame(session: Session): boolean {
+  function admitsFrame(link: Link<Session>): boolean {
     const turn = currentTurn();
-    if (session.turn !== turn) {
-      session.turn = turn;
-      session.turnFrames = 0;
+    if (link.turn !== turn) {
+      link.turn = turn;
+      link.turnFrames = 0;
     }
-    session.turnFrames += 1;
-    if (session.turnFrames <= LIMITS.packetsPerTurnMax) return true;
-    endForAbuse(session, "too_many_frames");
+    link.turnFrames += 1;
+    if (link.turnFrames <= LIMITS.packetsPerTurnMax) return true;
+    if (link.session !== undefined) {
+      endForAbuse(link.session, "too_many_frames");
+    } else if (link.socket.readyState === WebSocket.OPEN) {
+      noteAbuse(undefined, "too_many_frames");
+      link.socket.terminate();
+    }
     return false;
   }
 
@@ -311,17 +317,24 @@ export function createSessions({ outboundBytesMax, accept, onEnd, log, metrics }
     takes(socket: BunWebSocket, frame: string | Buffer): boolean {
       const link = linkOf(socket.data.transport);
       if (link === undefined) return false;
+      if (!admitsFrame(link)) return true;
       const { session } = link;
       if (session === undefined) {
         const isProbe = typeof frame === "string" && frame.charCodeAt(0) === PING_CHAR;
         return isProbe && !admitsProbe(link);
       }
-      if (session.conn.readyState !== "open" || !admitsFrame(session)) return true;
+      if (session.conn.readyState !== "open") return true;
       if (typeof frame !== "string") session.receiver?.onBinary(frame);
       else if (frame.charCodeAt(0) === MESSAGE_CHAR) session.receiver?.onText(frame, 1);
       else if (frame.charCodeAt(0) !== PONG_CHAR) takeControl(session, frame);
       else if (admitsPong(session)) session.conn["onPacket"](PONG);
       return true;
+    },
+
+    /** A ping or pong of WebSocket's own has come: the runtime answers it, and it counts like every other frame. */
+    heard(socket: BunWebSocket) {
+      const link = linkOf(socket.data.transport);
+      if (link !== undefined) admitsFrame(link);
     },
 
     /** A WebSocket has closed: ends the session that it carries. */

@@ -294,6 +294,8 @@ export function createEngine(options: EngineOptions): ChatEngine {
     websocket: {
       open,
       message,
+      ping: sessions.heard,
+      pong: sessions.heard,
       close: closed,
       maxPayloadLength: frameBytesMax,
       // Never reached: see PublishMeter. Twice what a turn may publish, as one turn's may still be unflushed.

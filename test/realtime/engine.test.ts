@@ -596,12 +596,12 @@ describe("createEngine cuts off who does not read", () => {
     expect((await facts()).engine_abuse_closed_total).toBe(3);
   });
 
-  /** Sends the same frame on and on until it is cut off; some two million at most. */
-  async function floodUntilClosed(frame: string) {
-    const client = await openRawSocket(port);
-    client.send("40");
-    const frames = Buffer.concat(Array.from({ length: 5_000 }, () => clientFrame(frame)));
-    for (let round = 0; round < 400 && !client.tcp.destroyed; round++) {
+  /** Sends the same frame on and on until it is cut off; ten million at most. */
+  async function floodUntilClosed(frame: Buffer, query = "") {
+    const client = await openRawSocket(port, query);
+    if (query === "") client.send("40");
+    const frames = Buffer.concat(Array.from({ length: 20_000 }, () => frame));
+    for (let round = 0; round < 500 && !client.tcp.destroyed; round++) {
       if (!client.tcp.write(frames)) {
         await Promise.race([new Promise((resolve) => client.tcp.once("drain", resolve)), client.closed]);
       }
@@ -611,8 +611,10 @@ describe("createEngine cuts off who does not read", () => {
   }
 
   test.each([
-    ["pongs", "3"],
-    ["unknown events", '421["nope"]'],
+    ["pongs", clientFrame("3")],
+    ["unknown events", clientFrame('421["nope"]')],
+    ["WebSocket's own pings", Buffer.from([0x89, 0x80, 0, 0, 0, 0])],
+    ["WebSocket's own pongs", Buffer.from([0x8a, 0x80, 0, 0, 0, 0])],
   ])(
     "a flood of %s over a WebSocket ends it, moves memory by less than 20 MB, and others are answered meanwhile",
     async (kind, frame) => {
@@ -627,6 +629,13 @@ describe("createEngine cuts off who does not read", () => {
       expect(slowestMs).toBeLessThan(500);
     },
   );
+
+  test("a flood over a WebSocket that carries no session yet ends it, and is counted", async () => {
+    const session = await openPolling(url);
+    await floodUntilClosed(Buffer.from([0x89, 0x80, 0, 0, 0, 0]), `&sid=${session.sid}`);
+    expect((await facts()).engine_abuse_closed_total).toBe(1);
+    expect((await session.post("40")).status).toBe(200);
+  });
 
   async function flood(count: number, chars: number, way: "publish" | "direct") {
     const driver = await openPolling(url);
