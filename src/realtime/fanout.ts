@@ -1,6 +1,6 @@
 /** Fan-out through Bun's topics: a frame for a room is encoded once and published, not written to each member. */
 
-import { createFew, type Few } from "../chat/joined-rooms.ts";
+import { createFew, type Few } from "../domain/few.ts";
 import type { EngineSession } from "./engine-session.ts";
 import type { EngineHost } from "./engine.ts";
 

@@ -1,15 +1,15 @@
-/** A Set of rooms that is none: it must keep what a Set keeps. */
+/** A small set that is no Set: it must keep what a Set keeps. */
 
 import { expect, test } from "bun:test";
 import fc from "fast-check";
-import { createJoinedRooms } from "../../src/chat/joined-rooms.ts";
+import { createFew } from "../../src/domain/few.ts";
 import type { RoomName } from "../../src/domain/ids.ts";
 
-test("createJoinedRooms keeps what a Set keeps, whatever comes and goes", () => {
+test("createFew keeps what a Set keeps, whatever comes and goes", () => {
   const step = fc.record({ adds: fc.boolean(), room: fc.constantFrom("a", "b", "c") });
   fc.assert(
     fc.property(fc.array(step, { maxLength: 20 }), (steps) => {
-      const rooms = createJoinedRooms();
+      const rooms = createFew();
       const model = new Set<RoomName>();
       for (const { adds, room } of steps) {
         const name = room as RoomName;
@@ -25,9 +25,9 @@ test("createJoinedRooms keeps what a Set keeps, whatever comes and goes", () => 
   );
 });
 
-test("createJoinedRooms may be emptied by whoever walks it", () => {
+test("createFew may be emptied by whoever walks it", () => {
   for (const names of [["a"], ["a", "b", "c"]] as RoomName[][]) {
-    const rooms = createJoinedRooms();
+    const rooms = createFew();
     for (const name of names) rooms.add(name);
     for (const room of rooms) rooms.delete(room);
     expect(rooms.size).toBe(0);
