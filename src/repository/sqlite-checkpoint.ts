@@ -6,6 +6,7 @@
 import { Database } from "bun:sqlite";
 import { fdatasyncSync } from "node:fs";
 import { parentPort } from "node:worker_threads";
+import { isBusy } from "./sqlite-faults.ts";
 import { rewriteLog } from "./sqlite-log-check.ts";
 import { TOUCH } from "./sqlite-schema.ts";
 
@@ -73,7 +74,13 @@ const steps = {
   },
   finish(): void {
     letGo();
-    checkpoint("RESTART");
+    try {
+      checkpoint("RESTART");
+    } catch (error) {
+      // All of it may be copied, and somebody only reads it still: the next commit would start it afresh, and sync.
+      if (isBusy(error)) steps.touch();
+      throw error;
+    }
     // The first commit after a restart writes the log's new header and syncs it: this one does, so that no other does.
     steps.touch();
   },
