@@ -4,12 +4,12 @@
  */
 
 import { renameSync, writeFileSync } from "node:fs";
-import { quantile } from "../statistics.ts";
+import { delaysOfAllTicks, quantile } from "../statistics.ts";
 
 export interface LoopStalls {
   /** How many times it was asked before. */
   readonly windows: number;
-  /** Of the ticks' delays, in milliseconds. */
+  /** Of the ticks' delays, in milliseconds; a stall counts once for each millisecond of it. */
   readonly p50: number;
   readonly p99: number;
   readonly longest: number;
@@ -28,7 +28,7 @@ setInterval(() => {
 }, 1).unref();
 
 process.on("SIGUSR2", () => {
-  const sorted = delays.sort((a, b) => a - b);
+  const sorted = delaysOfAllTicks(delays).sort((a, b) => a - b);
   const seen: LoopStalls = {
     windows,
     p50: quantile(sorted, 0.5),
