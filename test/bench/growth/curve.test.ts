@@ -34,6 +34,40 @@ test("judge takes a third more or less for noise, wherever it falls", () => {
     }
 });
 
+test("judge catches what bends after a dear beginning", () => {
+  const points = [10, 100, 1e3, 1e4].map((n, index) => ({
+    n,
+    cost: [1.55, 0.38, 0.28, 1.2][index] as number,
+  }));
+  const { bendsUpward, worst } = judge(points);
+  expect(bendsUpward).toBe(true);
+  expect(worst.n).toBe(1e4);
+});
+
+test("judge says what was not measured, and judges the rest", () => {
+  for (const missing of [Number.NaN, Number.POSITIVE_INFINITY]) {
+    const points = curve((n) => (n === 1e5 ? missing : n));
+    expect(judge(points)).toMatchObject({ unmeasured: [1e5], bendsUpward: true });
+  }
+  expect(judge(curve(() => Number.NaN))).toMatchObject({ unmeasured: SIZES, bendsUpward: false });
+});
+
+test("judge lets the curves pass that were measured on a quiet machine", () => {
+  // docs/BENCHMARKS.md, "While things grow": from this size on, in tens.
+  const measured: [number, number[]][] = [
+    [10, [1.55, 0.38, 0.28, 0.37]],
+    [1e3, [68, 65, 56, 75, 76]],
+    [100, [55, 53, 55, 48, 49]],
+    [100, [87, 77, 80, 91, 97]],
+    [1e3, [220, 225, 230, 220]],
+    [100, [66, 59, 88, 112]],
+    [100, [5, 8, 9, 12]],
+    [100, [50, 57, 94, 108]],
+  ];
+  for (const [from, costs] of measured)
+    expect(judge(costs.map((cost, index) => ({ n: from * 10 ** index, cost }))).bendsUpward).toBe(false);
+});
+
 test("judge fits the logarithm that was there", () => {
   const { atOne, perDecade } = judge(curve((n) => 2 + 3 * Math.log10(n)));
   expect(atOne).toBeCloseTo(2);
