@@ -5,10 +5,11 @@
  *   --max N            the most messages that a store is filled with (default 10,000,000)
  *   --receivers N      the most receivers (default 10,000, or what the limit on open files allows)
  *   --json FILE        writes the curves
+ *   --seed N           what is said
  */
 
-import { rm } from "node:fs/promises";
 import { parseArgs } from "node:util";
+import { endTogether } from "./belongings.ts";
 import { type Curve, CURVES } from "./growth/curves.ts";
 import { type Judgement, judge, type Point } from "./growth/curve.ts";
 import { descriptors, describeMachine, storeFolder } from "./machine.ts";
@@ -37,6 +38,7 @@ if (unknown !== undefined) {
 }
 const chosen = values.only.length === 0 ? CURVES : CURVES.filter(({ name }) => values.only.includes(name));
 const receiversMax = Math.min(Number(values.receivers), descriptors() - DESCRIPTORS_KEPT);
+const seed = Number(values.seed);
 const faults: string[] = [];
 
 interface Drawn {
@@ -61,14 +63,15 @@ function show({ curve: { name, what, of, unit }, points, judgement }: Drawn): st
   ].join("\n");
 }
 
+endTogether();
 const folder = await storeFolder();
 try {
-  const machine = describeMachine(folder);
-  console.log(`${showMachine(machine)}\n`);
+  const machine = describeMachine(folder.path);
+  console.log(`${showMachine(machine)}\nseed ${seed}\n`);
   const drawn: Drawn[] = [];
   for (const { measure, ...curve } of chosen) {
     const points: Point[] = [];
-    const options = { folder, seed: Number(values.seed), warmUpMs: 500, measureMs: 1_500 };
+    const options = { folder: folder.path, seed, warmUpMs: 500, measureMs: 1_500 };
     const limits = { storedMax: Number(values.max), receiversMax };
     const onFault = (fault: string) => void faults.push(`${curve.name}: ${fault}`);
     for await (const point of measure({ ...options, ...limits }, onFault)) {
@@ -78,12 +81,13 @@ try {
     const one = { curve, points, judgement: judge(points) };
     drawn.push(one);
     console.log(show(one));
+    for (const n of one.judgement.unmeasured) faults.push(`${curve.name}: nothing was measured at ${n}`);
     if (one.judgement.bendsUpward) faults.push(`${curve.name} bends upward beyond a logarithm`);
   }
   if (values.json !== undefined)
-    await Bun.write(values.json, `${JSON.stringify({ machine, drawn, faults }, null, 2)}\n`);
+    await Bun.write(values.json, `${JSON.stringify({ machine, seed, drawn, faults }, null, 2)}\n`);
   for (const fault of faults) console.error(`FAULT ${fault}`);
   process.exitCode = faults.length > 0 ? 1 : 0;
 } finally {
-  await rm(folder, { recursive: true, force: true });
+  await folder.remove();
 }

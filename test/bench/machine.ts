@@ -1,5 +1,6 @@
 /** What the figures were taken on, and what the system says about a process. */
 
+import { Database } from "bun:sqlite";
 import {
   closeSync,
   fdatasyncSync,
@@ -14,6 +15,9 @@ import { availableParallelism, cpus, release, tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import bunEngine from "@socket.io/bun-engine/package.json";
 import socketIo from "socket.io/package.json";
+import { ownFolder } from "./belongings.ts";
+
+const ROOT = resolve(import.meta.dir, "../..");
 
 /** Ticks of /proc's clocks a second; 100 on every Linux that Bun runs on (sysconf(_SC_CLK_TCK)). */
 const TICKS_PER_SECOND = 100;
@@ -51,12 +55,42 @@ export function residentBytesOf(pid: number): number | null {
   }
 }
 
-/** Puts a command on one core, where the system has `taskset` and a core to choose; else leaves it as it is. */
-export function onCore(core: number, command: readonly string[]): string[] {
-  return canPin() ? ["taskset", "-c", String(core), ...command] : [...command];
+/** The cores of a list as Linux writes them: "0-2,5". */
+export function coresIn(list: string): number[] {
+  return list.split(",").flatMap((part) => {
+    const [first = Number.NaN, last = first] = part.split("-").map((digits) => Number.parseInt(digits, 10));
+    return first <= last ? Array.from({ length: last - first + 1 }, (_, index) => first + index) : [];
+  });
 }
 
-export const canPin = () => Bun.which("taskset") !== null && availableParallelism() > 1;
+let allowed: readonly number[] | undefined;
+
+/** The cores that this process was started with, whatever it was put on since. */
+function allowedCores(): readonly number[] {
+  if (allowed !== undefined) return allowed;
+  try {
+    const status = readFileSync("/proc/self/status", "utf8");
+    allowed = coresIn(/^Cpus_allowed_list:\s*(\S+)$/m.exec(status)?.[1] ?? "");
+  } catch {
+    allowed = Array.from({ length: availableParallelism() }, (_, index) => index);
+  }
+  return allowed;
+}
+
+const canPin = () => Bun.which("taskset") !== null && allowedCores().length > 1;
+
+/** The generator has one core for itself, the server another: the first two that there are. */
+const coreOf = (whose: "server" | "generator") => String(allowedCores()[whose === "server" ? 1 : 0]);
+
+/** Puts a command on a core, where the system has `taskset` and cores to choose from; else leaves it as it is. */
+export function onCoreOf(whose: "server" | "generator", command: readonly string[]): string[] {
+  return canPin() ? ["taskset", "-c", coreOf(whose), ...command] : [...command];
+}
+
+/** Leaves the server's core to the server; what this process starts from now on stays with it where it is not put elsewhere. */
+export function stayWithGenerators(): void {
+  if (canPin()) Bun.spawnSync(["taskset", "-a", "-p", "-c", coreOf("generator"), String(process.pid)]);
+}
 
 /** The type of the file system that holds the folder; "unknown" where there is no /proc. */
 export function fileSystemOf(folder: string): string {
@@ -84,12 +118,12 @@ export function descriptors(): number {
 export const IN_MEMORY: ReadonlySet<string> = new Set(["tmpfs", "ramfs"]);
 
 /** A folder for the stores: on a disk, as an fsync in memory costs nothing and would flatter whoever syncs most. */
-export async function storeFolder(): Promise<string> {
+export async function storeFolder(): Promise<ReturnType<typeof ownFolder>> {
   const temporary = tmpdir();
-  if (!IN_MEMORY.has(fileSystemOf(temporary))) return mkdtemp(join(temporary, "chat-bench-"));
-  const cache = resolve(import.meta.dir, "../../.cache");
-  await mkdir(cache, { recursive: true });
-  return mkdtemp(join(cache, "chat-bench-"));
+  const isOnDisk = !IN_MEMORY.has(fileSystemOf(temporary));
+  const place = isOnDisk ? temporary : join(ROOT, ".cache");
+  await mkdir(place, { recursive: true });
+  return ownFolder(await mkdtemp(join(place, "chat-bench-")));
 }
 
 /** The median time of an fdatasync after 4 kB more, in milliseconds: what each durable commit waits for. */
@@ -109,25 +143,60 @@ export function syncMs(folder: string): number {
 }
 
 export interface Machine {
+  /** The commit that was measured, and whether the tree held anything else; null outside of a clone. */
+  readonly commit: string | null;
+  readonly dirty: boolean | null;
   readonly bun: string;
+  /** Null where nobody asked for it, or where there is none. */
+  readonly node: string | null;
+  readonly sqlite: string;
   readonly socketIo: string;
   readonly bunEngine: string;
   readonly system: string;
   readonly processor: string;
   readonly cores: number;
   readonly pinned: boolean;
+  /** `ulimit -n`; null where there is no limit. */
+  readonly openFiles: number | null;
   readonly fileSystem: string;
   readonly syncMs: number;
 }
 
-export const describeMachine = (folder: string): Machine => ({
-  bun: Bun.version,
-  socketIo: socketIo.version,
-  bunEngine: bunEngine.version,
-  system: `${process.platform} ${release()} ${process.arch}`,
-  processor: cpus()[0]?.model.trim() ?? "unknown",
-  cores: availableParallelism(),
-  pinned: canPin(),
-  fileSystem: fileSystemOf(folder),
-  syncMs: syncMs(folder),
-});
+/** What the command printed; null where it is missing or fails. */
+function said(...command: readonly string[]): string | null {
+  if (Bun.which(command[0] ?? "") === null) return null;
+  const { success, stdout } = Bun.spawnSync([...command], { cwd: ROOT, stderr: "ignore" });
+  return success ? stdout.toString().trim() : null;
+}
+
+function sqliteVersion(): string {
+  const db = new Database(":memory:");
+  try {
+    return String(db.query("SELECT sqlite_version()").values()[0]?.[0]);
+  } finally {
+    db.close();
+  }
+}
+
+/** @param parts `node`: whether anybody is measured who runs on it */
+export function describeMachine(folder: string, { node = false } = {}): Machine {
+  const commit = said("git", "rev-parse", "--short", "HEAD");
+  const changes = said("git", "status", "--porcelain");
+  const openFiles = descriptors();
+  return {
+    commit,
+    dirty: commit === null || changes === null ? null : changes !== "",
+    bun: Bun.version,
+    node: node ? said("node", "--version") : null,
+    sqlite: sqliteVersion(),
+    socketIo: socketIo.version,
+    bunEngine: bunEngine.version,
+    system: `${process.platform} ${release()} ${process.arch}`,
+    processor: cpus()[0]?.model.trim() ?? "unknown",
+    cores: allowedCores().length,
+    pinned: canPin(),
+    openFiles: Number.isFinite(openFiles) ? openFiles : null,
+    fileSystem: fileSystemOf(folder),
+    syncMs: syncMs(folder),
+  };
+}

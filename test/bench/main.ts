@@ -10,10 +10,10 @@
  * Exits 1 when a message was lost, repeated or out of order, refused, or is not in the store; never for being slow.
  */
 
-import { rm } from "node:fs/promises";
 import { parseArgs } from "node:util";
+import { endTogether } from "./belongings.ts";
 import { CONTENDERS, type ContenderName } from "./contenders.ts";
-import { describeMachine, IN_MEMORY, storeFolder } from "./machine.ts";
+import { describeMachine, IN_MEMORY, stayWithGenerators, storeFolder } from "./machine.ts";
 import { PEER_NAMES, type PeerName, type Prepared, preparePeers } from "./peers.ts";
 import { reportOn, showContenders, showMachine, showPeers, showScenario, showVerdicts } from "./report.ts";
 import { type Run, type Scenario, subjectOf } from "./scenario.ts";
@@ -99,21 +99,29 @@ async function peersOf(all: readonly Scenario[]): Promise<Prepared> {
 
 async function measure({ name, kind }: Scenario, contender: ContenderName): Promise<Run> {
   try {
-    return await kind.measure(contender, { folder, seed, warmUpMs: WARM_UP_MS, measureMs: MEASURE_MS });
+    return await kind.measure(contender, {
+      ...{ folder: folder.path, seed },
+      ...{ warmUpMs: WARM_UP_MS, measureMs: MEASURE_MS },
+    });
   } catch (error) {
     throw new Error(`${name}, ${contender}`, { cause: error });
   }
 }
 
+endTogether();
 const peers = await peersOf(wanted);
 const scenarios = without(wanted, peers.leftOut);
+stayWithGenerators();
 const folder = await storeFolder();
 try {
-  const machine = describeMachine(folder);
+  const node = scenarios.some(({ contenders }) =>
+    contenders.some((name) => CONTENDERS[name].needs === "node"),
+  );
+  const machine = describeMachine(folder.path, { node });
   console.log(showMachine(machine));
   if (IN_MEMORY.has(machine.fileSystem)) console.log("THE STORES LIE IN MEMORY: an fsync costs nothing here");
   console.log(
-    `seed ${seed}, ${rounds} rounds, each run a fresh process and store: ${WARM_UP_MS} ms to warm up, then ${MEASURE_MS} ms and the drain\n`,
+    `seed ${seed}, ${rounds} rounds, each run a fresh process and store: ${WARM_UP_MS} ms to warm up, then ${MEASURE_MS} ms (where no other time is named) and the drain\n`,
   );
   console.log(`${showContenders([...new Set(scenarios.flatMap(({ contenders }) => contenders))])}\n`);
   if (peers.ready.size + peers.leftOut.size > 0) console.log(`${showPeers(peers)}\n`);
@@ -121,7 +129,6 @@ try {
   const runs = new Map<Scenario, Run[]>(scenarios.map((scenario) => [scenario, []]));
   for (let round = 1; round <= rounds; round += 1) {
     for (const scenario of scenarios) {
-      if (round > (scenario.roundsMax ?? rounds)) continue;
       // Every other round backwards, so that nobody always follows the same neighbour.
       const order = round % 2 === 1 ? scenario.contenders : scenario.contenders.toReversed();
       for (const contender of order) {
@@ -157,5 +164,5 @@ try {
   for (const fault of faults) console.error(`FAULT ${fault}`);
   process.exitCode = faults.length > 0 ? 1 : 0;
 } finally {
-  await rm(folder, { recursive: true, force: true });
+  await folder.remove();
 }

@@ -19,13 +19,14 @@ export interface Row {
 export interface Verdict extends Bound {
   readonly scenario: string;
   readonly subject: ContenderName;
-  /** The subject's figure, or its ratio to that of the one it is held against. */
-  readonly found: Spread;
+  /** The subject's figure, or its ratio to that of the one it is held against; null where it was not measured. */
+  readonly found: Spread | null;
   /** Digits that it is shown with. */
   readonly digits: Figure["digits"];
-  /** Whether others took enough of the cores for it to mean little. */
-  readonly disturbed: boolean;
-  readonly met: boolean;
+  /** Why it means little, if it does. */
+  readonly doubts: readonly string[];
+  /** Null where it was not measured. */
+  readonly met: boolean | null;
 }
 
 export interface ScenarioReport {
@@ -38,8 +39,11 @@ export interface ScenarioReport {
 
 /** More than so many cores' work of others disturbs a measurement on few cores. */
 const DISTURBED_CORES = 0.1;
+/** A generator that takes more of its core may be what was measured. */
+const GENERATOR_CORES = 0.9;
 
 const isDisturbed = ({ others }: Shares) => (others ?? 0) > DISTURBED_CORES;
+const isGeneratorFull = ({ generator }: Shares) => (generator ?? 0) > GENERATOR_CORES;
 
 const known = (values: readonly (number | null | undefined)[]) =>
   values.filter((value) => value !== null && value !== undefined);
@@ -93,15 +97,18 @@ export function reportOn({ kind, ...scenario }: Scenario, runs: readonly Run[]):
       };
     });
 
-  const verdicts = scenario.bounds.flatMap((bound): Verdict[] => {
+  const verdicts = scenario.bounds.map((bound): Verdict => {
     const { figure, against, atLeast = Number.NEGATIVE_INFINITY, atMost = Number.POSITIVE_INFINITY } = bound;
     const found = against === undefined ? spreadOf(subject, figure) : ratio(subject, against, figure);
-    if (found === null) return [];
-    const disturbed = [subject, against ?? subject].some((name) => isDisturbed(shares(name)));
-    const met = found.median >= atLeast && found.median <= atMost;
+    const both = [...new Set([subject, against ?? subject])].map((name) => ({ name, shares: shares(name) }));
+    const doubts = [
+      ...(both.some((one) => isDisturbed(one.shares)) ? ["disturbed"] : []),
+      ...both.filter((one) => isGeneratorFull(one.shares)).map(({ name }) => `${name}: generator full`),
+    ];
+    const met = found === null ? null : found.median >= atLeast && found.median <= atMost;
     const own = kind.figures.find(({ name }) => name === figure)?.digits ?? 2;
     const digits = against === undefined ? own : 2;
-    return [{ ...bound, scenario: scenario.name, subject, found, digits, disturbed, met }];
+    return { ...bound, scenario: scenario.name, subject, found, digits, doubts, met };
   });
 
   const faults = runs.flatMap((run) =>
@@ -131,13 +138,15 @@ function table(rows: readonly (readonly string[])[]): string {
 }
 
 export function showMachine(machine: Machine): string {
-  const { bun, socketIo, bunEngine, system, processor, cores, pinned, fileSystem, syncMs } = machine;
+  const { commit, dirty, bun, node, sqlite, socketIo, bunEngine, system, processor, cores } = machine;
+  const { pinned, openFiles, fileSystem, syncMs } = machine;
   const place = pinned
     ? "server and generator pinned to a core each, for all alike"
     : "nothing pinned: no taskset, or one core";
   return [
-    `bun ${bun}, socket.io ${socketIo}, @socket.io/bun-engine ${bunEngine}; ${system}`,
-    `${processor}, ${cores} cores; ${place}`,
+    `commit ${commit ?? "unknown"}${dirty === true ? " with changes that are not committed" : ""}`,
+    `bun ${bun}, SQLite ${sqlite}, socket.io ${socketIo}, @socket.io/bun-engine ${bunEngine}${node === null ? "" : `, Node ${node}`}; ${system}`,
+    `${processor}, ${cores} cores, ${openFiles ?? "any number of"} open files; ${place}`,
     `stores on ${fileSystem}, fdatasync of 4 kB ${syncMs.toFixed(2)} ms`,
   ].join("\n");
 }
@@ -170,8 +179,7 @@ export function showScenario({ scenario, rows }: ScenarioReport): string {
       return value === null || value === undefined ? "" : inRange(value);
     }),
     orDash(shares.server, 2),
-    // Near a whole core, the generator is what was measured.
-    `${orDash(shares.generator, 2)}${(shares.generator ?? 0) > 0.9 ? " (!)" : ""}`,
+    `${orDash(shares.generator, 2)}${isGeneratorFull(shares) ? " (!)" : ""}`,
     `${orDash(shares.others, 2)}${isDisturbed(shares) ? " (!)" : ""}`,
   ]);
   return `${name}: ${what} (${how})\n${table([head, ...body])}`;
@@ -180,11 +188,13 @@ export function showScenario({ scenario, rows }: ScenarioReport): string {
 export function showVerdicts(reports: readonly ScenarioReport[]): string {
   const rows = reports
     .flatMap((report) => report.verdicts)
-    .map(({ scenario, figure, subject, against, found, digits, disturbed, atLeast, atMost, met }) => [
+    .map(({ scenario, figure, subject, against, found, digits, doubts, atLeast, atMost, met }) => [
       `${scenario}, ${figure}: ${against === undefined ? subject : `${subject} by ${against}`}`,
-      inRange(found, digits),
+      found === null ? "–" : inRange(found, digits),
       atLeast === undefined ? `at most ${atMost}` : `at least ${atLeast}`,
-      `${met ? "met" : "MISSED"}${disturbed ? " (disturbed)" : ""}`,
+      met === null
+        ? "not measured"
+        : [met ? "met" : "MISSED", ...doubts.map((doubt) => `(${doubt})`)].join(" "),
     ]);
   return table([["bound", "median of rounds", "asked", ""], ...rows]);
 }

@@ -5,13 +5,14 @@ import { mkdirSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { migrate } from "../../src/repository/sqlite-schema.ts";
-import { type Program, startProgram } from "../fixture/program.ts";
+import type { Program } from "../fixture/program.ts";
+import { ownProcess, startProgram, within } from "./belongings.ts";
 import { CONTENDERS, type ContenderName, ENVIRONMENT } from "./contenders.ts";
-import { onCore } from "./machine.ts";
+import { onCoreOf } from "./machine.ts";
 import type { RunOptions } from "./scenario.ts";
 
-/** The server has one core for itself, the generator another. */
-export const [SERVER_CORE, GENERATOR_CORE] = [1, 0];
+/** A generator gives up by itself long before. */
+const GENERATOR_MS_MAX = 10 * 60_000;
 
 export interface Serving {
   readonly contender: ContenderName;
@@ -27,7 +28,7 @@ export interface Serving {
 /** Runs the body beside the server, and then `look` on the store that it closed. */
 export async function serving<T>(
   { contender, options, env = {}, runtimeFlags = [], storePath }: Serving,
-  body: (server: Program) => Promise<T>,
+  body: (server: Pick<Program, "url" | "port" | "pid">) => Promise<T>,
   look: (storePath: string, measured: T) => void = () => {},
 ): Promise<T> {
   const folder = await mkdtemp(join(options.folder, "store-"));
@@ -36,7 +37,7 @@ export async function serving<T>(
   if (CONTENDERS[contender].storeMade && storePath === undefined) makeStore(path);
   try {
     const server = await startProgram({
-      command: onCore(SERVER_CORE, [runtime, ...runtimeFlags, ...command]),
+      command: onCoreOf("server", [runtime, ...runtimeFlags, ...command]),
       env: { ...ENVIRONMENT, SQLITE_PATH: path, ...env },
     });
     let measured: T;
@@ -65,10 +66,12 @@ export function makeStore(path: string): void {
 /** Runs a generator of this folder with its load, and reads what it measured. */
 export async function generate<T>(script: string, load: unknown): Promise<T> {
   const child = Bun.spawn(
-    onCore(GENERATOR_CORE, [process.execPath, join(import.meta.dir, script), JSON.stringify(load)]),
+    onCoreOf("generator", [process.execPath, join(import.meta.dir, script), JSON.stringify(load)]),
     { stdin: "ignore", stdout: "pipe", stderr: "inherit" },
   );
-  const [text, code] = await Promise.all([new Response(child.stdout).text(), child.exited]);
+  ownProcess(child);
+  const measured = Promise.all([new Response(child.stdout).text(), child.exited]);
+  const [text, code] = await within(GENERATOR_MS_MAX, script, measured).finally(() => child.kill("SIGKILL"));
   if (code !== 0) throw new Error(`${script} ended with ${code}`);
   return JSON.parse(text) as T;
 }

@@ -1,11 +1,12 @@
 /** A disk whose every sync takes longer: what is acked in spite of it, and whether the event loop waits for it. */
 
 import { join } from "node:path";
-import { slowDisk } from "../../fixture/slow-disk.ts";
+import { ownProcess } from "../belongings.ts";
 import type { Kind } from "../scenario.ts";
 import type { LoopStalls } from "../servers/loop-probe.ts";
 import { saturate, sharesOf } from "./saturated.ts";
 
+const SERVERS = join(import.meta.dir, "../servers");
 /** How long the probe may take to write what it saw. */
 const PROBE_PATIENCE_MS = 5_000;
 
@@ -16,6 +17,7 @@ export function slowSyncs({
   readonly syncMs: number;
   readonly inFlight: number;
 }): Kind {
+  let library: Promise<string> | undefined;
   return {
     how: `every sync takes ${syncMs} ms longer, ${inFlight} in flight on one connection, alone in its room`,
     figures: [
@@ -25,6 +27,7 @@ export function slowSyncs({
       { name: "CPU µs/ack", digits: 2 },
     ],
     async measure(contender, options) {
+      library ??= compiled(options.folder);
       const probeFile = join(options.folder, `loop-${Bun.randomUUIDv7()}`);
       let stalls: LoopStalls | undefined;
       const { measurement, faults } = await saturate(
@@ -32,8 +35,8 @@ export function slowSyncs({
         contender,
         options,
         {
-          env: { ...(await slowDisk({ ms: syncMs })), LOOP_PROBE_FILE: probeFile },
-          runtimeFlags: ["--preload", join(import.meta.dir, "../servers/loop-probe.ts")],
+          env: { LD_PRELOAD: await library, SLOW_SYNCS_MS: String(syncMs), LOOP_PROBE_FILE: probeFile },
+          runtimeFlags: ["--preload", join(SERVERS, "loop-probe.ts")],
           async beforeItEnds() {
             stalls = await seenIn(probeFile);
           },
@@ -53,6 +56,18 @@ export function slowSyncs({
       };
     },
   };
+}
+
+/** The library that slows syncs down, built from the source as it stands. */
+async function compiled(folder: string): Promise<string> {
+  if (process.platform !== "linux") throw new Error("a slow disk needs Linux (LD_PRELOAD)");
+  if (Bun.which("gcc") === null) throw new Error("a slow disk needs gcc: install gcc and libc6-dev");
+  const library = join(folder, "slow-syncs.so");
+  const command = ["gcc", "-shared", "-fPIC", "-O2", "-o", library, join(SERVERS, "slow-syncs.c")];
+  const compiler = ownProcess(Bun.spawn(command, { stdin: "ignore", stdout: "ignore", stderr: "pipe" }));
+  const said = await new Response(compiler.stderr).text();
+  if ((await compiler.exited) !== 0) throw new Error(`gcc failed:\n${said}`);
+  return library;
 }
 
 /** What the probe saw between the two signals around the measured time; the first one only begins it. */

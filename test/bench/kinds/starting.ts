@@ -4,9 +4,10 @@ import { mkdir, mkdtemp, rm } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { scripts } from "../../../package.json";
 import { spawnProgram } from "../../fixture/program.ts";
+import { ownProcess } from "../belongings.ts";
 import { CONTENDERS, ENVIRONMENT, SINGLE_FILE } from "../contenders.ts";
-import { onCore } from "../machine.ts";
-import { makeStore, SERVER_CORE } from "../run.ts";
+import { onCoreOf } from "../machine.ts";
+import { makeStore } from "../run.ts";
 import type { Kind } from "../scenario.ts";
 import { median } from "../statistics.ts";
 
@@ -39,13 +40,20 @@ export function startsToFirstAnswer({ starts }: { readonly starts: number }): Ki
           if (CONTENDERS[contender].storeMade) makeStore(storePath);
           const beganMs = performance.now();
           const { child, exited, output } = spawnProgram({
-            command: onCore(SERVER_CORE, CONTENDERS[contender].command),
+            command: onCoreOf("server", CONTENDERS[contender].command),
             env: { ...ENVIRONMENT, PORT: String(port), SQLITE_PATH: storePath },
           });
-          const status = await firstAnswer(port);
-          if (start > 0) times.push(performance.now() - beganMs);
-          child.kill("SIGKILL");
-          await exited;
+          ownProcess(child);
+          let status: number;
+          try {
+            status = await firstAnswer(port, exited);
+            if (start > 0) times.push(performance.now() - beganMs);
+          } catch (error) {
+            throw new Error(`it said:\n${output()}`, { cause: error });
+          } finally {
+            child.kill("SIGKILL");
+            await exited;
+          }
           if (start > 0) cpus.push(Number(child.resourceUsage()?.cpuTime.total ?? 0) / 1_000);
           if (status !== 200) faults.push(`answered ${status}: ${output()}`);
         }
@@ -66,12 +74,13 @@ export function startsToFirstAnswer({ starts }: { readonly starts: number }): Ki
 async function build(): Promise<void> {
   await mkdir(dirname(SINGLE_FILE), { recursive: true });
   const command = scripts.build.replace("dist/chat-service", SINGLE_FILE);
-  const child = Bun.spawn(["sh", "-c", command], {
+  const child = Bun.spawn(["sh", "-c", `exec ${command}`], {
     cwd: ROOT,
     env: { ...process.env, PATH: `${dirname(process.execPath)}:${process.env.PATH}` },
     stdout: "ignore",
     stderr: "pipe",
   });
+  ownProcess(child);
   const said = await new Response(child.stderr).text();
   if ((await child.exited) !== 0) throw new Error(`the build failed:\n${said}`);
 }
@@ -83,30 +92,42 @@ async function freePort(): Promise<number> {
   return port;
 }
 
-/** Asks again until somebody listens; the status of the answer. */
-async function firstAnswer(port: number): Promise<number> {
-  for (const until = performance.now() + PATIENCE_MS; performance.now() < until;) {
-    const answer = await ask(port);
+/** Asks again until somebody listens; the status of the answer. Rejects when the program ends or time is up. */
+async function firstAnswer(port: number, exited: Promise<number | null>): Promise<number> {
+  let hasEnded = false;
+  exited.then(() => {
+    hasEnded = true;
+  });
+  for (const untilMs = performance.now() + PATIENCE_MS; performance.now() < untilMs;) {
+    const answer = await ask(port, untilMs);
     if (answer !== undefined) return answer;
+    if (hasEnded) throw new Error("it ended before it answered");
     await new Promise((resume) => setTimeout(resume, 1));
   }
-  throw new Error("nobody listened in time");
+  throw new Error("nobody answered in time");
 }
 
-/** One request over a connection of its own; undefined where nobody listens. */
-async function ask(port: number): Promise<number | undefined> {
+/** One request over a connection of its own; undefined where nobody listens, or nobody has answered by then. */
+async function ask(port: number, untilMs: number): Promise<number | undefined> {
   const { promise, resolve: answered } = Promise.withResolvers<number | undefined>();
-  Bun.connect({
+  const late = setTimeout(() => answered(undefined), untilMs - performance.now());
+  const connecting = Bun.connect({
     hostname: "127.0.0.1",
     port,
     socket: {
       open: (socket) => void socket.write("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"),
-      data(socket, chunk) {
-        answered(Number(chunk.toString("latin1").slice(9, 12)));
-        socket.terminate();
-      },
+      data: (_, chunk) => answered(Number(chunk.toString("latin1").slice(9, 12))),
       close: () => answered(undefined),
     },
-  }).catch(() => answered(undefined));
-  return promise;
+  });
+  connecting.catch(() => answered(undefined));
+  try {
+    return await promise;
+  } finally {
+    clearTimeout(late);
+    connecting.then(
+      (socket) => socket.terminate(),
+      () => {},
+    );
+  }
 }

@@ -2,6 +2,7 @@
 
 import { mkdir, rm } from "node:fs/promises";
 import { join, resolve } from "node:path";
+import { ownProcess } from "../belongings.ts";
 
 /** All that peers install lies here; nothing else on the machine is changed, but for the package managers' own caches. */
 export const CACHE = resolve(import.meta.dir, "../../../.cache/bench-peers");
@@ -13,12 +14,12 @@ export class LeftOut extends Error {}
 export async function output(command: readonly string[], advice: string, cwd?: string): Promise<string> {
   let said: string;
   try {
-    const child = Bun.spawn([...command], {
-      ...(cwd !== undefined && { cwd }),
-      stdin: "ignore",
-      stdout: "pipe",
-      stderr: "pipe",
-    });
+    const child = ownProcess(
+      Bun.spawn([...command], {
+        ...(cwd !== undefined && { cwd }),
+        ...{ stdin: "ignore", stdout: "pipe", stderr: "pipe" },
+      }),
+    );
     const [printed, errors, code] = await Promise.all([
       new Response(child.stdout).text(),
       new Response(child.stderr).text(),
