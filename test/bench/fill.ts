@@ -1,7 +1,8 @@
 /** Fills an embedded store in bulk, past the service: the rows and indexes that so many sends would have left. */
 
 import { Database } from "bun:sqlite";
-import { closeSync, fsyncSync, openSync } from "node:fs";
+import { closeSync, existsSync, fsyncSync, openSync } from "node:fs";
+import { copyFile, rm } from "node:fs/promises";
 import { migrate, SEQ_BITS } from "../../src/repository/sqlite-schema.ts";
 import { makeTexts } from "./texts.ts";
 
@@ -65,8 +66,26 @@ export function fillStore(path: string, { rooms, messagesPerRoom, users, seed }:
   } finally {
     db.close();
   }
-  // Or the system would write it out while something is measured.
+  writtenOut(path);
+}
+
+/** Else the system would write it out while something is measured. */
+function writtenOut(path: string): void {
   const file = openSync(path, "r+");
   fsyncSync(file);
   closeSync(file);
+}
+
+/** Beside the database: its log, and the log's index. */
+const COMPANIONS = ["-wal", "-shm"];
+
+/** A copy of a store that nobody has open. */
+export async function copyStore(from: string, to: string): Promise<void> {
+  await copyFile(from, to);
+  if (existsSync(`${from}-wal`)) await copyFile(`${from}-wal`, `${to}-wal`);
+  writtenOut(to);
+}
+
+export async function removeStore(path: string): Promise<void> {
+  for (const file of ["", ...COMPANIONS]) await rm(`${path}${file}`, { force: true });
 }

@@ -5,7 +5,9 @@
  */
 
 import { busySeconds, cpuSecondsOf } from "./machine.ts";
+import { openMembers, PATIENCE_MS } from "./members.ts";
 import { quantile } from "./statistics.ts";
+import { makeTexts } from "./texts.ts";
 
 export interface HttpLoad {
   readonly hostname: string;
@@ -17,6 +19,15 @@ export interface HttpLoad {
   readonly connections: number;
   readonly warmUpMs: number;
   readonly measureMs: number;
+  /** Rooms that are sent to meanwhile, over a connection to each. */
+  readonly sending?: {
+    readonly rooms: readonly string[];
+    /** The number of the first message that each of them gets. */
+    readonly firstSeq: number;
+    /** To each of them. */
+    readonly sendsPerSecond: number;
+    readonly seed: number;
+  };
 }
 
 export interface HttpMeasurement {
@@ -29,6 +40,8 @@ export interface HttpMeasurement {
   readonly othersShare: number | null;
   /** Answers that were no 200 or of another length than before, and connections that were closed or fell silent. */
   readonly faults: number;
+  /** Sends that were not acked, or not delivered to their sender. */
+  readonly sendFaults: number;
 }
 
 interface Asking {
@@ -47,10 +60,12 @@ interface Lengths {
   readonly body: number;
 }
 
-/** How long answers may take once asking is over. */
-const PATIENCE_MS = 10_000;
 const END_OF_HEAD = "\r\n\r\n";
 const LENGTH = /\r\ncontent-length: (\d+)/i;
+const STATUS_FROM = "HTTP/1.1 ".length;
+const [TWO, ZERO] = [..."20"].map((digit) => digit.charCodeAt(0));
+const isOk = (answer: Uint8Array) =>
+  answer[STATUS_FROM] === TWO && answer[STATUS_FROM + 1] === ZERO && answer[STATUS_FROM + 2] === ZERO;
 
 async function measure(load: HttpLoad): Promise<HttpMeasurement> {
   const { hostname, port } = load;
@@ -67,7 +82,7 @@ async function measure(load: HttpLoad): Promise<HttpMeasurement> {
   let busy = 0;
   let rested: (() => void) | undefined;
 
-  /** A path's answer is as long each time: its head is read once, which spares the generator most of its work. */
+  /** A path's answer is as long each time: but for its status its head is read once, which spares the generator most of its work. */
   const known: (Lengths | undefined)[] = requests.map(() => undefined);
 
   const ask = (socket: Bun.Socket<Asking>) => {
@@ -92,10 +107,12 @@ async function measure(load: HttpLoad): Promise<HttpMeasurement> {
     asking.head = end < 0 ? bytes : undefined;
     if (end < 0) return undefined;
     const body = Number(LENGTH.exec(text.slice(0, end))?.[1] ?? Number.NaN);
-    if (!text.startsWith("HTTP/1.1 200") || Number.isNaN(body)) {
+    if (Number.isNaN(body)) {
       faults += 1;
       return undefined;
     }
+    // The length of a refusal is not the page's.
+    if (!isOk(bytes)) return undefined;
     const lengths = { head: end + END_OF_HEAD.length, body };
     known[asking.path] = lengths;
     return lengths;
@@ -103,6 +120,8 @@ async function measure(load: HttpLoad): Promise<HttpMeasurement> {
 
   function take(socket: Bun.Socket<Asking>, chunk: Uint8Array) {
     const asking = socket.data;
+    // Servers write an answer's first line in one piece.
+    if (asking.came === 0 && !isOk(chunk)) faults += 1;
     asking.came += chunk.length;
     const lengths = known[asking.path] ?? learn(asking, chunk);
     if (lengths === undefined || asking.came < lengths.head + lengths.body) return;
@@ -150,6 +169,7 @@ async function measure(load: HttpLoad): Promise<HttpMeasurement> {
     return (performance.now() - began) / 1_000;
   }
 
+  const stopSending = load.sending === undefined ? async () => 0 : await sendMeanwhile(load, load.sending);
   await phase(load.warmUpMs);
   const before = { answered, bodyBytes, busy: busySeconds(), server: cpuSecondsOf(load.serverPid) };
   times = [];
@@ -176,6 +196,29 @@ async function measure(load: HttpLoad): Promise<HttpMeasurement> {
     generatorShare: generatorSeconds / seconds,
     othersShare: othersSeconds === null ? null : othersSeconds / seconds,
     faults,
+    sendFaults: await stopSending(),
+  };
+}
+
+/** One send every so often, to the rooms in turn, until it is stopped; then the number of faults. */
+async function sendMeanwhile(
+  { hostname, port }: HttpLoad,
+  { rooms, firstSeq, sendsPerSecond, seed }: NonNullable<HttpLoad["sending"]>,
+): Promise<() => Promise<number>> {
+  const members = await openMembers({
+    ...{ hostname, port, rooms, members: 1, sending: true, inFlight: 0 },
+    ...{ texts: makeTexts(seed), firstSeq },
+  });
+  let place = 0;
+  const sending = setInterval(
+    () => members.say(place++ % rooms.length),
+    1_000 / (sendsPerSecond * rooms.length),
+  );
+  return async () => {
+    clearInterval(sending);
+    await members.settle(await members.acked(PATIENCE_MS));
+    members.close();
+    return Object.values(members.faults).reduce((sum, count) => sum + count, 0);
   };
 }
 

@@ -40,6 +40,8 @@ export interface MembersOptions {
   /** Whether they send as well. */
   readonly sending: boolean;
   readonly inFlight: number;
+  /** The number of the first message that each room gets; 1 where left out. */
+  readonly firstSeq?: number;
   /** What is said, over and over. */
   readonly texts: readonly string[];
   /** Is told when what came; members have their places from 0 on. */
@@ -105,7 +107,7 @@ interface Sender {
 }
 
 export async function openMembers(options: MembersOptions): Promise<Members> {
-  const { hostname, port, rooms, inFlight, heard, dialect: spoken = "socket.io" } = options;
+  const { hostname, port, rooms, inFlight, heard, firstSeq = 1, dialect: spoken = "socket.io" } = options;
   const dialect = createDialect(spoken);
   const { separator } = dialect;
   const faults = noFaults();
@@ -286,7 +288,7 @@ export async function openMembers(options: MembersOptions): Promise<Members> {
         rest: undefined,
         phase: "http",
         joined,
-        next: 1,
+        next: firstSeq,
         sender: options.sending ? { nextId: 1, unacked: new Set() } : undefined,
         unwritten: undefined,
       } as unknown as Member,
@@ -331,7 +333,7 @@ export async function openMembers(options: MembersOptions): Promise<Members> {
       const owed = messages.reduce((sum, count) => sum + count, 0) * options.members;
       await until(() => deliveries >= owed, PATIENCE_MS);
       for (const { room, next } of members)
-        faults.missing += Math.max((messages[room] as number) - (next - 1), 0);
+        faults.missing += Math.max((messages[room] as number) - (next - firstSeq), 0);
     },
     close() {
       closing = true;

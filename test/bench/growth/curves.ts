@@ -1,6 +1,5 @@
 /** What may grow, and how each size of it is measured: the costs of the program's own parts, without contenders. */
 
-import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { parseClientId, parseRoomName, parseSeq, parseUserId } from "../../../src/domain/ids.ts";
 import type { Draft } from "../../../src/domain/message.ts";
@@ -8,7 +7,7 @@ import { toMillis } from "../../../src/domain/time.ts";
 import { assert } from "../../../src/errors.ts";
 import type { MessageRepository } from "../../../src/repository/repository.ts";
 import { openSqlite } from "../../fixture/sqlite.ts";
-import { FILLED_FROM_MS, type Fill, fillStore, filledRoom, filledUser } from "../fill.ts";
+import { FILLED_FROM_MS, type Fill, fillStore, filledRoom, filledUser, removeStore } from "../fill.ts";
 import { arrive } from "../kinds/arrivals.ts";
 import { saturate } from "../kinds/saturated.ts";
 import type { RunOptions } from "../scenario.ts";
@@ -64,7 +63,7 @@ async function withStore<T>(
   try {
     return await body(path);
   } finally {
-    for (const file of [path, `${path}-wal`, `${path}-shm`]) await rm(file, { force: true });
+    await removeStore(path);
   }
 }
 

@@ -1,7 +1,8 @@
 /** Pages of history over HTTP, from anywhere in a store that was filled before. */
 
 import { join } from "node:path";
-import { FILLED_FROM_MS, fillStore, filledRoom, filledUser } from "../fill.ts";
+import { CONTENDERS } from "../contenders.ts";
+import { copyStore, FILLED_FROM_MS, fillStore, filledRoom, filledUser, removeStore } from "../fill.ts";
 import type { HttpLoad, HttpMeasurement } from "../http-generator.ts";
 import { generate, serving } from "../run.ts";
 import type { Kind, RunOptions } from "../scenario.ts";
@@ -14,6 +15,8 @@ export interface Library {
   readonly pagesOf: "room" | "user";
   /** Different pages that are asked for, again and again: few, as of busy rooms; or more than a run comes to. */
   readonly places: number;
+  /** Rooms of those pages that are sent to meanwhile, and so often; none where left out. */
+  readonly sentTo?: { readonly rooms: number; readonly sendsPerSecond: number };
 }
 
 const PAGE = 50;
@@ -30,11 +33,16 @@ interface Prepared {
 }
 
 export function historyPages(library: Library): Kind {
-  const { rooms, messagesPerRoom, users, pagesOf, places } = library;
+  const { rooms, messagesPerRoom, users, pagesOf, places, sentTo } = library;
   const stored = rooms * messagesPerRoom;
   const all = stored.toLocaleString("en");
+  const meanwhile =
+    sentTo === undefined ? "" : `; ${sentTo.sendsPerSecond} sends a second to each of ${sentTo.rooms} rooms`;
+  /** Whose page the place is, where pages are those of rooms. */
+  const roomAt = (place: number) => filledRoom((place * 31) % rooms);
+  const sentToRooms = (count: number) => Array.from({ length: count }, (_, place) => roomAt(place));
   return {
-    how: `${all} messages in ${rooms} rooms of ${users} users; pages of ${PAGE} from ${places.toLocaleString("en")} places, ${CONNECTIONS} kept connections`,
+    how: `${all} messages in ${rooms} rooms of ${users} users; pages of ${PAGE} from ${places.toLocaleString("en")} places, ${CONNECTIONS} kept connections${meanwhile}`,
     figures: [
       { name: "requests/s", digits: "k", compared: "subject by it" },
       { name: "CPU µs/request", digits: 1, compared: "it by subject" },
@@ -43,17 +51,26 @@ export function historyPages(library: Library): Kind {
     ],
     async measure(contender, options) {
       const { storePath, pathsFile, pageFile } = await prepared(library, options);
-      const { warmUpMs, measureMs } = options;
+      const { warmUpMs, measureMs, seed } = options;
+      // Who keeps nothing has no rooms to send to.
+      const sends = sentTo !== undefined && !CONTENDERS[contender].storeless;
+      const ownStore = sends ? join(options.folder, `sent-to-${Bun.randomUUIDv7()}.db`) : storePath;
+      if (sends) await copyStore(storePath, ownStore);
       const measurement = await serving(
-        { contender, options, storePath, env: { PAGE_FILE: pageFile } },
+        { contender, options, storePath: ownStore, env: { PAGE_FILE: pageFile } },
         ({ port, pid }) => {
           const asked: HttpLoad = {
             ...{ hostname: "127.0.0.1", port, serverPid: pid, warmUpMs, measureMs },
             ...{ pathsFile, connections: CONNECTIONS },
+            ...(sends && {
+              sending: { ...sentTo, rooms: sentToRooms(sentTo.rooms), firstSeq: messagesPerRoom + 1, seed },
+            }),
           };
           return generate<HttpMeasurement>("http-generator.ts", asked);
         },
-      );
+      ).finally(async () => {
+        if (sends) await removeStore(ownStore);
+      });
       const { requests, seconds, bodyBytes, p99Ms, serverCpuSeconds, generatorShare, othersShare, faults } =
         measurement;
       return {
@@ -69,19 +86,22 @@ export function historyPages(library: Library): Kind {
           generator: generatorShare,
           others: othersShare,
         },
-        faults: faults === 0 ? [] : [`${faults} answers were not whole pages`],
+        faults: [
+          ...(faults === 0 ? [] : [`${faults} answers were not whole pages`]),
+          ...(measurement.sendFaults === 0 ? [] : [`${measurement.sendFaults} sends went wrong`]),
+        ],
       };
     },
   };
 
-  function pathsOf({ rooms: roomCount, users: userCount }: Library): string[] {
+  function pathsOf({ users: userCount }: Library): string[] {
     return Array.from({ length: places }, (_, index) => {
       // A prime that divides no count of places: from anywhere, in no order.
       const place = (index * 7_919) % places;
       const share = place / places;
       if (pagesOf === "room") {
         const after = Math.floor(share * (messagesPerRoom - PAGE));
-        return `/rooms/${encodeURIComponent(filledRoom((place * 31) % roomCount))}/messages?limit=${PAGE}&after=${after}`;
+        return `/rooms/${encodeURIComponent(roomAt(place))}/messages?limit=${PAGE}&after=${after}`;
       }
       // Late enough for a whole page of what the user said before.
       const first = PAGE * userCount;
