@@ -61,8 +61,6 @@ export interface Scenario {
   readonly kind: Kind;
   /** Whether it runs when nobody names it; the others run with `--all`. */
   readonly usual: boolean;
-  /** Rounds beyond these are left out, where one takes long and differs little from the next. */
-  readonly roundsMax?: number;
   /** Whom the others are compared with; ours where left out. */
   readonly subject?: ContenderName;
   readonly contenders: readonly ContenderName[];

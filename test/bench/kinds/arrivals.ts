@@ -29,7 +29,7 @@ export function idleConnections(idle: {
     figures: [
       { name: "kB each", digits: 1, compared: "subject by it" },
       { name: "joined/s", digits: 0, compared: "subject by it" },
-      { name: "CPU µs/join", digits: 0 },
+      { name: "CPU µs/join", digits: 0, compared: "it by subject" },
     ],
     async measure(contender, options) {
       const arrivals = await arrive(

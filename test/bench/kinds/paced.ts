@@ -10,12 +10,15 @@ export interface Timetable {
   readonly sendsPerSecond: number;
   /** What a figure is asked of. */
   readonly latencyOf: "ack" | "delivery";
+  /** Instead of the bench's own time: a p99 wants many samples beyond it. */
+  readonly measureMs?: number;
 }
 
-export function paced({ members, sendsPerSecond, latencyOf }: Timetable): Kind {
+export function paced({ members, sendsPerSecond, latencyOf, measureMs: ownMs }: Timetable): Kind {
   const other = latencyOf === "ack" ? "delivery" : "ack";
+  const lasting = ownMs === undefined ? "" : `, for ${ownMs / 1_000} s`;
   return {
-    how: `one room of ${members}, ${sendsPerSecond} sends a second by a timetable`,
+    how: `one room of ${members}, ${sendsPerSecond} sends a second by a timetable${lasting}`,
     figures: [
       { name: `p99 ms ${latencyOf}`, digits: 2, compared: "subject by it" },
       { name: `p50 ms ${latencyOf}`, digits: 2, compared: "subject by it" },
@@ -26,7 +29,7 @@ export function paced({ members, sendsPerSecond, latencyOf }: Timetable): Kind {
     ],
     async measure(contender, options) {
       const faults: string[] = [];
-      const { seed, warmUpMs, measureMs } = options;
+      const { seed, warmUpMs, measureMs } = { ...options, ...(ownMs !== undefined && { measureMs: ownMs }) };
       const measurement = await serving(
         { contender, options },
         ({ port, pid }) => {
