@@ -30,6 +30,15 @@ describe("centrifugo", () => {
     expect(seqOf("centrifugo", publication(""))).toBe(-1);
   });
 
+  test("a publication is read in full", () => {
+    const data = { room: "r", user_id: "ada", message: "hi" };
+    const { bytes, start, end } = framed(
+      JSON.stringify({ push: { channel: "r", pub: { data, offset: 4 } } }),
+    );
+    const delivered = { room: "r", seq: 4, id: undefined, sender: "ada", text: "hi" };
+    expect(dialect.delivered(bytes, start, end)).toEqual(delivered);
+  });
+
   test("packet tells pings, deliveries and acks apart", () => {
     const kindOf = (text: string) => {
       const { bytes, start, end } = framed(text);
@@ -67,5 +76,27 @@ describe("socket.io", () => {
       expect(readNumber(bytes, dialect.seqAt(bytes, start, end))).toBe(seq);
     }
     expect(seqOf("socket.io", `42["user_joined",{"room":"a"}]`)).toBe(-1);
+  });
+
+  test("a delivery and an ack are read in full, and the number of an ack wherever it stands", () => {
+    const dialect = createDialect("socket.io");
+    const fields = { id: "x", room: "a", seq: 12, user_id: "ada", message: 'say "seq":7' };
+    const delivery = framed(`42${JSON.stringify(["receive_message", fields])}`);
+    expect(dialect.delivered(delivery.bytes, delivery.start, delivery.end)).toEqual({
+      ...{ id: "x", room: "a", seq: 12 },
+      ...{ sender: "ada", text: 'say "seq":7' },
+    });
+    for (const [ackId, room] of [
+      [4, "a"],
+      [40_000, "a"],
+      [7, "longer"],
+    ] as const) {
+      const ack = { ok: true, id: "x", room, seq: 12, duplicate: false };
+      const { bytes, start, end } = framed(`43${ackId}${JSON.stringify([ack])}`);
+      expect(readNumber(bytes, dialect.ackedSeqAt(bytes, start, end))).toBe(12);
+      expect(dialect.acked(bytes, start, end)).toEqual({ id: "x", room, seq: 12 });
+    }
+    const joined = framed(`430[{"ok":true}]`);
+    expect(dialect.ackedSeqAt(joined.bytes, joined.start, joined.end)).toBe(-1);
   });
 });

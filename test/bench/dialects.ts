@@ -1,5 +1,6 @@
 /** How members speak to a server: Socket.IO with the contract's events, or what a peer of another protocol wants instead. */
 
+import type { Delivered } from "./samples.ts";
 import { endOfNumber, readNumber } from "./wire.ts";
 
 export type DialectName = "socket.io" | "centrifugo";
@@ -27,7 +28,22 @@ export interface Dialect {
   seqAt(bytes: Uint8Array, start: number, end: number): number;
   ackedId(bytes: Uint8Array, start: number): number;
   isOk(bytes: Uint8Array, start: number, end: number): boolean;
+  /** Whether answers to sends name the message's number and id. */
+  readonly acksNumbered: boolean;
+  /** Where the number of an acked message begins; -1 where the answer has none. */
+  ackedSeqAt(bytes: Uint8Array, start: number, end: number): number;
+  /** The whole of a delivery. */
+  delivered(bytes: Uint8Array, start: number, end: number): Delivered;
+  /** What an answer with a number says of the message. */
+  acked(bytes: Uint8Array, start: number, end: number): Pick<Delivered, "room" | "seq" | "id">;
 }
+
+/** Who says it all. */
+export const SENDER = "ada";
+
+/** What of it is text, parsed. */
+const parsed = (bytes: Uint8Array, start: number, end: number) =>
+  JSON.parse(Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start).toString());
 
 const char = (text: string) => text.charCodeAt(0);
 const [TWO, THREE, FOUR, QUOTE, COLON] = [char("2"), char("3"), char("4"), char('"'), char(":")];
@@ -44,6 +60,8 @@ const OK = Buffer.from('[{"ok":true');
 function socketIo(): Dialect {
   /** Counted from the packet's begin: the same in all, as the names before it are. */
   let seqFrom = 0;
+  /** Counted from the end of the answer's id. */
+  let ackedSeqFrom = 0;
   return {
     path: "/socket.io/?EIO=4&transport=websocket",
     greeting: (room) => ({
@@ -55,7 +73,7 @@ function socketIo(): Dialect {
     }),
     pong: "3",
     head: (id) => `42${id}`,
-    body: (room, message) => JSON.stringify(["send_message", { room, user_id: "ada", message }]),
+    body: (room, message) => JSON.stringify(["send_message", { room, user_id: SENDER, message }]),
     packet(bytes, start, end) {
       if (end - start === 1 && bytes[start] === TWO) return PACKETS.ping;
       if (bytes[start] !== FOUR) return PACKETS.strange;
@@ -72,6 +90,24 @@ function socketIo(): Dialect {
     },
     ackedId: (bytes, start) => readNumber(bytes, start + 2),
     isOk: (bytes, start) => isAt(bytes, endOfNumber(bytes, start + 2), OK),
+    acksNumbered: true,
+    ackedSeqAt(bytes, start, end) {
+      const from = endOfNumber(bytes, start + 2);
+      const at = from + ackedSeqFrom;
+      if (bytes[at - 1] === COLON && bytes[at - 2] === QUOTE) return at;
+      const found = Buffer.from(bytes.buffer, bytes.byteOffset + from, end - from).indexOf(SEQ_FIELD);
+      if (found < 0) return -1;
+      ackedSeqFrom = found + SEQ_FIELD.length;
+      return from + ackedSeqFrom;
+    },
+    delivered(bytes, start, end) {
+      const [, { room, seq, id, user_id: sender, message: text }] = parsed(bytes, start + 2, end);
+      return { room, seq, id, sender, text };
+    },
+    acked(bytes, start, end) {
+      const [{ room, seq, id }] = parsed(bytes, endOfNumber(bytes, start + 2), end);
+      return { room, seq, id };
+    },
   };
 }
 
@@ -96,7 +132,7 @@ const centrifugo = (): Dialect => ({
   pong: "{}",
   head: (id) => `{"id":${id + GREETING_IDS}`,
   body: (channel, message) =>
-    `${PUBLISH}${JSON.stringify({ channel, data: { room: channel, user_id: "ada", message } })}}`,
+    `${PUBLISH}${JSON.stringify({ channel, data: { room: channel, user_id: SENDER, message } })}}`,
   separator: char("\n"),
   packet(bytes, start, end) {
     if (end - start === 2) return PACKETS.ping;
@@ -113,6 +149,15 @@ const centrifugo = (): Dialect => ({
   },
   ackedId: (bytes, start) => readNumber(bytes, start + ACK_ID_FROM) - GREETING_IDS,
   isOk: (bytes, start) => isAt(bytes, endOfNumber(bytes, start + ACK_ID_FROM), PUBLISH),
+  acksNumbered: false,
+  ackedSeqAt: () => -1,
+  delivered(bytes, start, end) {
+    const { data, offset: seq } = parsed(bytes, start, end).push.pub;
+    return { room: data.room, seq, id: undefined, sender: data.user_id, text: data.message };
+  },
+  acked() {
+    throw new RangeError("its answers to a publication have no number");
+  },
 });
 
 const DIALECTS: Readonly<Record<DialectName, () => Dialect>> = { "socket.io": socketIo, centrifugo };

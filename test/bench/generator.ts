@@ -3,9 +3,10 @@
  * up, measures, and prints a Measurement as JSON.
  */
 
-import type { DialectName } from "./dialects.ts";
+import { createDialect, type DialectName } from "./dialects.ts";
 import { busySeconds, cpuSecondsOf, residentBytesOf } from "./machine.ts";
 import { type Counts, type Faults, type MembersOptions, openMembers } from "./members.ts";
+import { differing, type Samples } from "./samples.ts";
 import { makeTexts } from "./texts.ts";
 
 export interface Load {
@@ -50,6 +51,7 @@ export type ReceiversAsk =
 export interface ReceiversAnswer {
   readonly counts: Counts;
   readonly faults: Faults;
+  readonly samples: Samples;
 }
 
 /**
@@ -87,7 +89,7 @@ async function measure(load: Load): Promise<Measurement> {
     const sent = await speakers.send(durationMs);
     const [others] = await Promise.all([receivers({ settle: sent }), speakers.settle(sent)]);
     const seconds = (performance.now() - began) / 1_000;
-    return { seconds, counts: added(speakers.counts(), others.counts), othersFaults: others.faults };
+    return { seconds, counts: added(speakers.counts(), others.counts) };
   }
 
   const { counts: before } = await phase(load.warmUpMs);
@@ -95,7 +97,7 @@ async function measure(load: Load): Promise<Measurement> {
   const busyBefore = busySeconds();
   const serverBefore = cpuSecondsOf(load.serverPid);
   const own = process.cpuUsage();
-  const { seconds, counts, othersFaults } = await phase(load.measureMs);
+  const { seconds, counts } = await phase(load.measureMs);
   const { user, system } = process.cpuUsage(own);
   const serverAfter = cpuSecondsOf(load.serverPid);
   const busyAfter = busySeconds();
@@ -108,7 +110,10 @@ async function measure(load: Load): Promise<Measurement> {
       : Math.max(busyAfter - busyBefore - serverCpuSeconds - generatorSeconds, 0);
   const serverBytes = residentBytesOf(load.serverPid);
   speakers.close();
-  await receivers({ close: true });
+  const others = await receivers({ close: true });
+  const faults = added(speakers.faults, others.faults);
+  if (load.members > senders && createDialect(dialect).acksNumbered)
+    faults.altered += differing(speakers.samples().acked, others.samples.delivered);
   return {
     seconds,
     acks: counts.acks - before.acks,
@@ -119,7 +124,7 @@ async function measure(load: Load): Promise<Measurement> {
     generatorShare: generatorSeconds / seconds,
     othersShare: othersSeconds === null ? null : othersSeconds / seconds,
     storedMessages: counts.acks,
-    faults: added(speakers.faults, othersFaults),
+    faults,
   };
 }
 

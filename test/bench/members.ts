@@ -1,7 +1,8 @@
 /** Members of rooms over raw sockets: each checks every number it gets, and some send as fast as they are acked. */
 
 import type { Socket } from "bun";
-import { createDialect, type DialectName, PACKETS } from "./dialects.ts";
+import { createDialect, type DialectName, PACKETS, SENDER } from "./dialects.ts";
+import { createSamples, differing, isSampled, type Samples } from "./samples.ts";
 import { OPCODES, PONG_FRAME, readFrames, readNumber, textFrame, writeFrame } from "./wire.ts";
 
 /** What went wrong, by kind; a run is good only when all are 0. */
@@ -14,6 +15,8 @@ export interface Faults {
   missing: number;
   /** Sends that were answered with anything but `ok: true`, answered twice, or never. */
   unacked: number;
+  /** Messages that were looked into and were not what was sent, or not what the ack or another member was told. */
+  altered: number;
   /** Frames that nobody should have sent. */
   strange: number;
   /** Connections that the server closed. */
@@ -25,6 +28,7 @@ export const noFaults = (): Faults => ({
   repeatedOrLate: 0,
   missing: 0,
   unacked: 0,
+  altered: 0,
   strange: 0,
   closed: 0,
 });
@@ -71,17 +75,20 @@ export interface Members {
   settle(messages: readonly number[]): Promise<void>;
   counts(): Counts;
   readonly faults: Faults;
+  /** What was looked into. */
+  samples(): Samples;
+  /** Leaves, and holds what was looked into of the acks against that of the deliveries. */
   close(): void;
 }
 
 /** How long acks and deliveries may take once sending is over. */
 export const PATIENCE_MS = 10_000;
+/** How long a member may take to be in its room. */
+const JOINING_MS_MAX = 30_000;
 /** How many connect at once. */
 const CONNECT_AT_ONCE = 32;
 /** Bytes of sends written together. */
 const OUT_BYTES = 256 * 1_024;
-
-const SEQ_FIELD = Buffer.from('"seq":');
 
 interface Member {
   readonly place: number;
@@ -116,6 +123,8 @@ export async function openMembers(options: MembersOptions): Promise<Members> {
   const greetings = rooms.map(dialect.greeting);
   const pong = textFrame(dialect.pong);
   const out = Buffer.alloc(OUT_BYTES);
+  const samples = createSamples();
+  const said = new Set(options.texts);
 
   let acks = 0;
   let deliveries = 0;
@@ -167,6 +176,7 @@ export async function openMembers(options: MembersOptions): Promise<Members> {
     deliveryBytes += end - start + (end - start < 126 ? 2 : 4);
     if (seq === member.next) {
       member.next += 1;
+      if (isSampled(seq - firstSeq)) lookIntoDelivery(member, bytes, start, end);
     } else if (seq > member.next) {
       faults.skipped += seq - member.next;
       member.next = seq + 1;
@@ -175,14 +185,24 @@ export async function openMembers(options: MembersOptions): Promise<Members> {
     }
   }
 
+  function lookIntoDelivery({ room }: Member, bytes: Uint8Array, start: number, end: number) {
+    const message = dialect.delivered(bytes, start, end);
+    const isGood = message.room === rooms[room] && message.sender === SENDER && said.has(message.text);
+    if (!samples.deliver(message) || !isGood) faults.altered += 1;
+  }
+
   function takeAck({ sender, place }: Member, bytes: Uint8Array, start: number, end: number) {
     const id = dialect.ackedId(bytes, start);
     const isOk = dialect.isOk(bytes, start, end);
-    if (heard !== undefined) {
-      const found = Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start).indexOf(SEQ_FIELD);
-      if (found < 0) faults.strange += 1;
-      else heard.acked(place, id, readNumber(bytes, start + found + SEQ_FIELD.length), performance.now());
-    }
+    const at = isOk ? dialect.ackedSeqAt(bytes, start, end) : -1;
+    if (at >= 0) {
+      const seq = readNumber(bytes, at);
+      heard?.acked(place, id, seq, performance.now());
+      if (isSampled(seq - firstSeq)) {
+        const text = options.texts[id % options.texts.length] as string;
+        samples.ack({ ...dialect.acked(bytes, start, end), sender: SENDER, text });
+      }
+    } else if (heard !== undefined) faults.strange += 1;
     if (sender?.unacked.delete(id) && isOk) acks += 1;
     else faults.unacked += 1;
   }
@@ -259,29 +279,31 @@ export async function openMembers(options: MembersOptions): Promise<Members> {
     waiting = undefined;
   }
 
+  const handler = {
+    binaryType: "uint8array",
+    data({ data: member }: Socket<Member>, chunk: Uint8Array) {
+      takeChunk(member, chunk);
+      if (member.sender !== undefined && performance.now() < sendUntil) fill(member, member.sender);
+      else if (waiting?.isOver()) waiting.resolve();
+    },
+    drain({ data: member }: Socket<Member>) {
+      const { unwritten } = member;
+      member.unwritten = undefined;
+      if (unwritten !== undefined) write(member, unwritten);
+    },
+    close({ data: member }: Socket<Member>) {
+      if (closing) return;
+      faults.closed += 1;
+      member.joined.reject(new Error(`closed in phase ${member.phase}`));
+    },
+  } as const;
+
   const connect = async (place: number): Promise<Member> => {
     const joined = Promise.withResolvers<void>();
     const socket = await Bun.connect<Member>({
       hostname,
       port,
-      socket: {
-        binaryType: "uint8array",
-        data({ data: member }, chunk) {
-          takeChunk(member, chunk);
-          if (member.sender !== undefined && performance.now() < sendUntil) fill(member, member.sender);
-          else if (waiting?.isOver()) waiting.resolve();
-        },
-        drain({ data: member }) {
-          const { unwritten } = member;
-          member.unwritten = undefined;
-          if (unwritten !== undefined) write(member, unwritten);
-        },
-        close({ data: member }) {
-          if (closing) return;
-          faults.closed += 1;
-          member.joined.reject(new Error(`closed in phase ${member.phase}`));
-        },
-      },
+      socket: handler,
       data: {
         place,
         room: place % rooms.length,
@@ -295,7 +317,8 @@ export async function openMembers(options: MembersOptions): Promise<Members> {
     });
     socket.data.socket = socket;
     write(socket.data, Buffer.from(handshake));
-    await joined.promise;
+    const late = setTimeout(() => joined.reject(new Error("not in its room in time")), JOINING_MS_MAX);
+    await joined.promise.finally(() => clearTimeout(late));
     return socket.data;
   };
 
@@ -316,6 +339,7 @@ export async function openMembers(options: MembersOptions): Promise<Members> {
 
   return {
     faults,
+    samples: samples.all,
     counts: () => ({ acks, deliveries, deliveryBytes }),
     acked,
     send(durationMs) {
@@ -337,6 +361,8 @@ export async function openMembers(options: MembersOptions): Promise<Members> {
     },
     close() {
       closing = true;
+      const { acked: told, delivered } = samples.all();
+      if (options.sending && dialect.acksNumbered) faults.altered += differing(told, delivered);
       for (const { socket } of members) socket.terminate();
     },
   };

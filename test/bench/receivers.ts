@@ -12,7 +12,7 @@ async function answer(ask: ReceiversAsk): Promise<ReceiversAnswer> {
   if (members === undefined) throw new Error("the receivers are not connected yet");
   if ("settle" in ask) await members.settle(ask.settle);
   if ("close" in ask) members.close();
-  return { counts: members.counts(), faults: members.faults };
+  return { counts: members.counts(), faults: members.faults, samples: members.samples() };
 }
 
 self.onmessage = async ({ data }: MessageEvent<ReceiversAsk>) => {
