@@ -3,8 +3,8 @@
 import type { Socket } from "bun";
 import { OPCODES, PONG_FRAME, readFrames, textFrame } from "./wire.ts";
 
-/** How many connect at once when nobody asks for a storm. */
-const CONNECT_AT_ONCE = 64;
+/** How many connect at once when nobody asks for a storm: as many as keep a core of the server busy. */
+const CONNECT_AT_ONCE = 256;
 /** How long a client may take to be in its room. */
 const PATIENCE_MS = 30_000;
 
