@@ -11,10 +11,11 @@ export interface Cable {
   /** From every connection the clients get half of the next bytes, and then its end. */
   halve(): void;
   /**
-   * Nothing passes any more on the connections that are there, and nobody is told. `kept` says how many of the WebSockets
-   * among them the service has not given up yet (a request's connection it may keep); `restore` cuts the rest.
+   * Nothing passes any more on the connections that are there, and nobody is told. `count` says how many they are, `kept`
+   * how many of the WebSockets among them the service has not given up yet, `polled` which sessions polled: they come with
+   * a connection for each request, and the next ones are dead too. `restore` cuts the rest.
    */
-  die(): { kept(): number; restore(): void };
+  die(): { readonly count: number; kept(): number; polled(): readonly string[]; restore(): void };
   /** The clients stop reading; what the service writes piles up. */
   clog(): { restore(): void };
   close(): Promise<void>;
@@ -24,18 +25,27 @@ interface Line {
   readonly client: Socket;
   readonly server: Socket;
   isWebSocket: boolean;
+  /** The session of its last polling request. */
+  sid: string | undefined;
   isHalved: boolean;
   isServerGone: boolean;
   isDead: boolean;
 }
 
 const UPGRADE = /^upgrade: *websocket/im;
+const POLL = /^(?:GET|POST) \/socket\.io\/\?[^ ]*\bsid=([^& ]+)/;
+/** Who is there polls more often than this: it is pinged. */
+const POLLED_MS = 2_000;
 /** Where in a request its headers are. */
-const UPGRADE_WITHIN = 2_000;
+const HEADERS_WITHIN = 2_000;
 
 export async function openCable(servicePort: number): Promise<Cable> {
   let target = servicePort;
   const lines = new Set<Line>();
+  /** When each session last polled. */
+  const polled = new Map<string, number>();
+  /** Sessions whose clients have vanished, with the connections that are dead for that. */
+  const vanished = new Map<string, Line[]>();
 
   const open = (client: Socket) => {
     const server = connect(target, "127.0.0.1");
@@ -43,6 +53,7 @@ export async function openCable(servicePort: number): Promise<Cable> {
       client,
       server,
       isWebSocket: false,
+      sid: undefined,
       isHalved: false,
       isServerGone: false,
       isDead: false,
@@ -50,7 +61,18 @@ export async function openCable(servicePort: number): Promise<Cable> {
     lines.add(line);
     client.on("data", (bytes: Buffer) => {
       if (line.isDead) return;
-      line.isWebSocket ||= UPGRADE.test(bytes.toString("latin1", 0, UPGRADE_WITHIN));
+      const head = bytes.toString("latin1", 0, HEADERS_WITHIN);
+      line.isWebSocket ||= UPGRADE.test(head);
+      line.sid = POLL.exec(head)?.[1] ?? line.sid;
+      const { sid = "", isWebSocket } = line;
+      if (sid !== "" && !isWebSocket) polled.set(sid, performance.now());
+      const dead = vanished.get(sid);
+      if (dead !== undefined) {
+        // Who polls comes with a connection for each request.
+        line.isDead = true;
+        dead.push(line);
+        return;
+      }
       if (!server.write(bytes)) client.pause();
     });
     server.on("drain", () => client.resume());
@@ -98,9 +120,16 @@ export async function openCable(servicePort: number): Promise<Cable> {
     die() {
       const dead = [...lines];
       for (const line of dead) line.isDead = true;
+      const since = performance.now() - POLLED_MS;
+      const sids = [...polled].filter(([, at]) => at > since).map(([sid]) => sid);
+      for (const sid of [...sids, ...dead.map(({ sid = "" }) => sid)])
+        if (sid !== "") vanished.set(sid, dead);
       return {
+        count: dead.length,
+        polled: () => sids,
         kept: () => dead.filter(({ isWebSocket, isServerGone }) => isWebSocket && !isServerGone).length,
         restore() {
+          for (const [sid, lines] of vanished) if (lines === dead) vanished.delete(sid);
           for (const line of dead) destroy(line);
         },
       };

@@ -7,9 +7,10 @@ import { crowding } from "./watch.ts";
 export interface Stretch {
   readonly wallMs: number;
   /**
-   * What is left without the time in which somebody on the way of an answer stood in line for a core, as Linux counts it for
-   * each thread, in which anybody waited for the disk, and in which a stand-in was at work. A program that sleeps, or waits
-   * for what does not come, stands in no line: however busy the machine is, its delay is its own.
+   * What is left without the moments in which somebody on the way of an answer stood in line for a core, as Linux counts it
+   * for each thread, in which anybody waited for the disk, or in which a stand-in alone was at work. A moment is excused
+   * once, however many waited in it. A program that sleeps, or waits for what does not come, stands in no line: however busy
+   * the machine is, its delay is its own.
    */
   readonly ownMs: number;
 }
@@ -17,7 +18,7 @@ export interface Stretch {
 export interface OnTheWay {
   /** The program under test, and whoever asks it and looks at the clock. */
   readonly programs: readonly number[];
-  /** In the place of something quicker: also what they do takes time that is nobody's fault. */
+  /** In the place of something quicker: also what they do while nobody else does anything is nobody's fault. */
   readonly standIns: readonly number[];
 }
 
@@ -26,32 +27,64 @@ interface Thread {
   readonly inLineMs: number;
 }
 
-/** Begins now; each look at it says how long it is. */
+/** Some turns of a core long, so that waits at different times are told apart. */
+const SLICE_MS = 25;
+
+/** Begins now; whoever calls what it returns, once, ends it. */
 export function beginStretch({ programs, standIns }: OnTheWay): () => Stretch {
   const began = performance.now();
-  const [programsBefore, standInsBefore] = [programs.map(threadsOf), standIns.map(threadsOf)];
-  const takenBefore = takenMs();
-  const isCounted = [...programsBefore, ...standInsBefore].every(({ size }) => size > 0);
+  const excused = createMoments(began);
+  const known = new Map([...programs, ...standIns].map((pid) => [pid, threadsOf(pid)]));
+  const isCounted = [...known.values()].every(({ size }) => size > 0);
+  let [from, takenBefore] = [began, takenMs()];
+
+  /** Since the last time. A program's work is done by one thread at a time, nearly: the busiest one stands for it. */
+  const since = (pid: number): Thread => {
+    const [before, now] = [known.get(pid) ?? new Map<string, Thread>(), threadsOf(pid)];
+    known.set(pid, now);
+    const most = (of: (thread: Thread) => number) =>
+      Math.max(0, ...[...now].map(([id, thread]) => of(thread) - of(before.get(id) ?? NEW)));
+    return { ranMs: most(({ ranMs }) => ranMs), inLineMs: most(({ inLineMs }) => inLineMs) };
+  };
+
+  function slice(): void {
+    const [to, taken] = [performance.now(), takenMs()];
+    const own = programs.map(since);
+    const idleMs = Math.max(0, to - from - own.reduce((sum, { ranMs }) => sum + ranMs, 0));
+    const aloneMs = standIns.map(since).map(({ ranMs, inLineMs }) => Math.min(ranMs, idleMs) + inLineMs);
+    // Linux counts a wait when it has ended: it lies before this moment, and may be longer than the slice.
+    excused.add(Math.max(0, taken - takenBefore, ...own.map(({ inLineMs }) => inLineMs), ...aloneMs), to);
+    [from, takenBefore] = [to, taken];
+  }
+
+  const timer = isCounted ? setInterval(slice, SLICE_MS) : undefined;
+  timer?.unref();
   return () => {
+    clearInterval(timer);
     const wallMs = performance.now() - began;
     if (!isCounted) return { wallMs, ownMs: wallMs / crowding() };
-    // A program's work is done by one thread at a time, nearly: the one that waited longest stands for it.
-    const most = (pid: number, before: ReadonlyMap<string, Thread>, of: (thread: Thread) => number) =>
-      Math.max(
-        0,
-        ...[...threadsOf(pid)].map(([id, now]) => {
-          const former = before.get(id);
-          return of(now) - (former === undefined ? 0 : of(former));
-        }),
-      );
-    const inLine = programs.map((pid, index) =>
-      most(pid, programsBefore[index] ?? new Map(), ({ inLineMs }) => inLineMs),
-    );
-    const atWork = standIns.map((pid, index) =>
-      most(pid, standInsBefore[index] ?? new Map(), ({ ranMs, inLineMs }) => ranMs + inLineMs),
-    );
-    const lost = [...inLine, ...atWork, takenMs() - takenBefore].reduce((sum, ms) => sum + ms, 0);
-    return { wallMs, ownMs: Math.max(0, wallMs - lost) };
+    slice();
+    return { wallMs, ownMs: Math.max(0, wallMs - excused.sum()) };
+  };
+}
+
+const NEW: Thread = { ranMs: 0, inLineMs: 0 };
+
+/** Stretches of time, each moment of which counts once. They are added in the order in which they end. */
+export function createMoments(began: number) {
+  const all: { readonly from: number; readonly to: number }[] = [];
+  return {
+    /** The last `ms` before `to`; what lies before the beginning is left out. */
+    add(ms: number, to: number): void {
+      let from = Math.max(began, to - ms);
+      if (from >= to) return;
+      for (let last = all.at(-1); last !== undefined && last.to >= from; last = all.at(-1)) {
+        from = Math.min(from, last.from);
+        all.pop();
+      }
+      all.push({ from, to });
+    },
+    sum: () => all.reduce((sum, { from, to }) => sum + to - from, 0),
   };
 }
 

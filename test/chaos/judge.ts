@@ -1,14 +1,38 @@
-/** The judgement after a plan: the histories, read over HTTP, against everything that was acked and shown. */
+/** The judgement after a plan: the histories against everything that was acked and shown. */
 
 import { readRoom, type WireMessage } from "../fixture/member.ts";
 import { fingerprint, label, type Ledger } from "./ledger.ts";
+
+export interface Histories {
+  /** Everything that a room holds, oldest first. */
+  room(name: string): Promise<readonly WireMessage[]>;
+  /** The ids of what a user said, as a walk through all pages meets them. */
+  user(name: string): Promise<readonly string[]>;
+}
+
+/** As a service tells them over HTTP. */
+export const historiesAt = (url: string): Histories => ({
+  room: (name) => readRoom(url, name),
+  async user(name) {
+    const ids: string[] = [];
+    let cursor = "";
+    do {
+      const response = await fetch(`${url}/messages/${encodeURIComponent(name)}?limit=200${cursor}`);
+      if (!response.ok) throw new Error(`the history of ${name} answered ${response.status}`);
+      const page = (await response.json()) as { messages: WireMessage[]; next_cursor: string | null };
+      for (const { id } of page.messages) ids.push(id);
+      cursor = page.next_cursor === null ? "" : `&cursor=${encodeURIComponent(page.next_cursor)}`;
+    } while (cursor !== "");
+    return ids;
+  },
+});
 
 /**
  * @param isAtRest everybody has finished and was shown everything; where not, what came meanwhile is nobody's fault
  */
 export async function judge(
   ledger: Ledger,
-  url: string,
+  told: Histories,
   rooms: readonly string[],
   isAtRest: boolean,
 ): Promise<void> {
@@ -16,9 +40,9 @@ export async function judge(
   // Taken before the histories are read: they hold all of it, and more where messages still come.
   const sightings = ledger.sightings.map((seen) => ({ ...seen, shown: [...seen.shown] }));
   const stored = new Map<string, WireMessage>();
-  const histories = new Map<string, WireMessage[]>();
+  const histories = new Map<string, readonly WireMessage[]>();
   for (const room of rooms) {
-    const history = await readRoom(url, room);
+    const history = await told.room(room);
     histories.set(room, history);
     for (const [index, message] of history.entries()) {
       if (message.seq !== index + 1) violated("hole", `${room} has ${message.seq} at place ${index + 1}`);
@@ -67,13 +91,13 @@ export async function judge(
     }
   }
 
-  await judgeUsers(ledger, url, histories, isAtRest);
+  await judgeUsers(ledger, told, histories, isAtRest);
 }
 
 /** A walk through each user's history sees each of its messages once. */
 async function judgeUsers(
   { violated }: Ledger,
-  url: string,
+  told: Histories,
   histories: ReadonlyMap<string, readonly WireMessage[]>,
   isAtRest: boolean,
 ): Promise<void> {
@@ -87,17 +111,10 @@ async function judgeUsers(
   }
   for (const [user, ids] of byUser) {
     const met = new Set<string>();
-    let cursor = "";
-    do {
-      const response = await fetch(`${url}/messages/${encodeURIComponent(user)}?limit=200${cursor}`);
-      if (!response.ok) throw new Error(`the history of ${user} answered ${response.status}`);
-      const page = (await response.json()) as { messages: WireMessage[]; next_cursor: string | null };
-      for (const { id } of page.messages) {
-        if (met.has(id)) violated("twice", `the history of ${user} shows ${id} twice`);
-        met.add(id);
-      }
-      cursor = page.next_cursor === null ? "" : `&cursor=${encodeURIComponent(page.next_cursor)}`;
-    } while (cursor !== "");
+    for (const id of await told.user(user)) {
+      if (met.has(id)) violated("twice", `the history of ${user} shows ${id} twice`);
+      met.add(id);
+    }
     if ([...ids].some((id) => !met.has(id)) || (isAtRest && met.size > ids.size))
       violated("missed", `the history of ${user} shows ${met.size} of ${ids.size} messages`);
   }

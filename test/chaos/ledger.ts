@@ -4,6 +4,7 @@
  */
 
 import type { WireMessage } from "../fixture/member.ts";
+import { faultOfRefusal, isRetryable, leavesUnknown, type Refusal } from "./refusals.ts";
 import type { Watch } from "./watch.ts";
 
 export type ViolationKind =
@@ -17,8 +18,10 @@ export type ViolationKind =
   | "refused yet stored"
   | "wrong answer"
   | "unanswered"
+  | "cut off" // the service closed a connection that it had no reason to close
   | "slow to recover"
   | "stuck"
+  | "not felt" // the harness's own: a fault that changed nothing
   | "ended";
 
 export interface Violation {
@@ -39,21 +42,31 @@ export interface Said {
   readonly firstSentAt: number;
   /** Answers that leave open whether it was stored, a broken connection included. */
   unknowns: number;
-  acked: { readonly id: string; readonly seq: number } | null;
+  acked: { readonly id: string; readonly seq: number; readonly afterMs: number } | null;
 }
 
 export type Answer =
-  | { readonly kind: "acked"; readonly id: string; readonly seq: number; readonly duplicate: boolean }
   | {
-      readonly kind: "refused";
-      readonly code: string;
-      readonly retryable: boolean;
-      readonly retryAfterMs: number;
+      readonly kind: "acked";
+      readonly id: string;
+      readonly seq: number;
+      readonly timestamp: string;
+      readonly duplicate: boolean;
     }
+  | ({ readonly kind: "refused" } & Refusal)
+  // The client sent it on a connection where it could not say it yet: refused for sure, and not for good.
+  | { readonly kind: "ahead" }
   | { readonly kind: "broken" };
 
-/** The codes after which a message may or may not be stored. */
-const UNKNOWN_CODES = new Set(["storage_unavailable", "internal"]);
+/** A connection that ended, and nobody on this side had ended it. */
+export interface Break {
+  readonly who: string;
+  readonly why: string;
+  readonly at: number;
+}
+
+/** The service's clock can be as far away from ours when nobody has set it. */
+const CLOCK_AWAY_MS = 30 * 60_000;
 
 /** What is compared of a message, in one line. */
 export const fingerprint = ({ id, seq, user_id, message, timestamp, received_at }: WireMessage) =>
@@ -81,10 +94,19 @@ export function createLedger(watch: Watch) {
   /** Since when no sync of the disk ends; null while they do. */
   let gateFrom: number | null = null;
   let acks = 0;
+  let newestAckedAt = Number.NEGATIVE_INFINITY;
+  let strangeTimes = 0;
+  const breaks: Break[] = [];
 
   const violated = (kind: ViolationKind, what: string) => {
     if (violations.filter((other) => other.kind === kind).length < 5) violations.push({ kind, what });
     watch.changed();
+  };
+
+  /** Somebody was refused something, rightly or not: it must be as the contract says. */
+  const refused = (what: string, refusal: Refusal) => {
+    const fault = faultOfRefusal(refusal);
+    if (fault !== undefined) violated("wrong answer", `${what} was refused with ${refusal.code}: ${fault}`);
   };
 
   const early = (entry: Said, done: string) => {
@@ -99,7 +121,25 @@ export function createLedger(watch: Watch) {
     refusals,
     emissions,
     violated,
+    breaks,
     acks: () => acks,
+    /** When the youngest message was first said that has its ack. */
+    newestAckedAt: () => newestAckedAt,
+    /** How many messages were stored with a time that is far from ours. */
+    strangeTimes: () => strangeTimes,
+    /** The shortest time to an ack, of the messages that were first said since then; infinite where there is none. */
+    quickestAckMs: (since: number) =>
+      Math.min(
+        Number.POSITIVE_INFINITY,
+        ...[...said.values()].flatMap(({ firstSentAt, acked }) =>
+          acked !== null && firstSentAt > since ? [acked.afterMs] : [],
+        ),
+      ),
+    broke(who: string, why: string) {
+      breaks.push({ who, why, at: performance.now() });
+      watch.changed();
+    },
+    refused,
     /** So many writes were lost with the power. */
     lost(writes: number) {
       refusals.set("writes lost", (refusals.get("writes lost") ?? 0) + writes);
@@ -130,16 +170,17 @@ export function createLedger(watch: Watch) {
       }
       if (answer.kind === "refused") {
         refusals.set(answer.code, (refusals.get(answer.code) ?? 0) + 1);
-        if (UNKNOWN_CODES.has(answer.code)) {
-          entry.unknowns += 1;
-          if (!answer.retryable)
-            violated("wrong answer", `${name} has an unknown outcome (${answer.code}) that is not retryable`);
-        } else if (!answer.retryable && answer.code !== entry.mustRefuse)
+        refused(name, answer);
+        if (leavesUnknown(answer.code)) entry.unknowns += 1;
+        else if (!isRetryable(answer.code) && answer.code !== entry.mustRefuse)
           violated("wrong answer", `${name} was refused for good: ${answer.code}`);
       }
+      if (answer.kind === "ahead") refusals.set("not_in_room", (refusals.get("not_in_room") ?? 0) + 1);
       if (answer.kind === "acked") {
         acks += 1;
-        const { id, seq, duplicate } = answer;
+        newestAckedAt = Math.max(newestAckedAt, entry.firstSentAt);
+        const { id, seq, timestamp, duplicate } = answer;
+        if (!duplicate && Math.abs(Date.parse(timestamp) - Date.now()) > CLOCK_AWAY_MS) strangeTimes += 1;
         if (entry.mustRefuse !== null)
           violated("wrong answer", `${name} was acked instead of refused: ${entry.mustRefuse}`);
         if (entry.acked !== null && (entry.acked.id !== id || entry.acked.seq !== seq))
@@ -148,7 +189,7 @@ export function createLedger(watch: Watch) {
           violated("twice", `${name} was acked as new again, at ${seq}`);
         if (entry.acked === null && duplicate && entry.unknowns === 0)
           violated("wrong answer", `${name} was called a duplicate when it was first sent`);
-        entry.acked ??= { id, seq };
+        entry.acked ??= { id, seq, afterMs: performance.now() - entry.firstSentAt };
         early(entry, "acked");
         if (emission !== undefined && !duplicate) {
           const key = `${emission.connection} ${entry.room}`;

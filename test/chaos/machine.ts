@@ -26,9 +26,10 @@ export interface Machine {
   setDisk(fault: DiskFault | null): Promise<void>;
   /**
    * What the database's files lose when the power fails, once the service is dead: for each file the last writes that no
-   * sync has followed, as many as `share` says (1: all of them). Resolves with how many writes were lost.
+   * sync has followed, as many as `share` says (1: all of them). Resolves with how many writes were lost, and of how many
+   * files any were remembered.
    */
-  losePower(share: () => number): Promise<number>;
+  losePower(share: () => number): Promise<{ readonly writes: number; readonly files: number }>;
 }
 
 export interface Machines {
@@ -68,9 +69,10 @@ export async function openMachines(): Promise<Machines> {
           else await writeFile(flag, DISK_FAULTS[fault]);
         },
         async losePower(share) {
-          let lost = 0;
-          for (const name of await readdir(undo)) lost += await takeBack(join(undo, name), share());
-          return lost;
+          const names = await readdir(undo);
+          let writes = 0;
+          for (const name of names) writes += await takeBack(join(undo, name), share());
+          return { writes, files: names.length };
         },
       };
     },

@@ -14,7 +14,7 @@ import { type Database, openDatabase } from "./database.ts";
 import { FAULT_NAMES, type FaultName, type StoreKind } from "./faults.ts";
 import { openMachines } from "./machine.ts";
 import { alone, faultsOf, mix, type Plan, summary } from "./plan.ts";
-import { type Outcome, play } from "./play.ts";
+import { type Outcome, play, RECOVERY_MS } from "./play.ts";
 import { shrink } from "./shrink.ts";
 import type { StageOptions } from "./stage.ts";
 
@@ -158,6 +158,7 @@ try {
 const sum = (of: (outcome: Outcome) => number) => outcomes.reduce((total, outcome) => total + of(outcome), 0);
 const violations = sum((outcome) => outcome.violations.length);
 const recoveries = outcomes.flatMap((outcome) => outcome.recoveries);
+const excused = recoveries.filter(({ wallMs, ownMs }) => wallMs > RECOVERY_MS && ownMs <= RECOVERY_MS);
 const worst = (of: (stretch: Stretch) => number) => Math.round(Math.max(0, ...recoveries.map(of)));
 if (values.json !== undefined)
   await writeFile(
@@ -165,6 +166,6 @@ if (values.json !== undefined)
     `${JSON.stringify({ seed, stores, seconds: (performance.now() - began) / 1_000, outcomes }, null, 1)}\n`,
   );
 console.log(
-  `seed ${seed}: ${outcomes.length} plans, ${sum(({ faults }) => faults)} faults, ${sum(({ acked }) => acked)} acked, ${sum(({ delivered }) => delivered)} delivered, ${sum(({ joins }) => joins)} joins, slowest recovery ${worst(({ ownMs }) => ownMs)} ms of the service's own time (${worst(({ wallMs }) => wallMs)} ms by the clock), ${violations} violations, ${Math.round((performance.now() - began) / 1_000)} s`,
+  `seed ${seed}: ${outcomes.length} plans, ${sum(({ faults }) => faults)} faults, ${sum(({ acked }) => acked)} acked, ${sum(({ delivered }) => delivered)} delivered, ${sum(({ joins }) => joins)} joins, slowest recovery ${worst(({ ownMs }) => ownMs)} ms of the service's own time (${worst(({ wallMs }) => wallMs)} ms by the clock; ${excused.length} of ${recoveries.length} took over ${RECOVERY_MS} ms by the clock and were excused), ${violations} violations, ${Math.round((performance.now() - began) / 1_000)} s`,
 );
 process.exit(violations > 0 ? 1 : 0);

@@ -1,8 +1,9 @@
 /** Plays one plan: load, faults, recovery, quiet, judgement. */
 
 import { beginStretch, type Stretch } from "./cores.ts";
-import { FAULTS, type FaultName, faultOf } from "./faults.ts";
-import { judge } from "./judge.ts";
+import { breaksUnexplained, type Round } from "./breaks.ts";
+import { type Course, type FaultName, faultOf } from "./faults.ts";
+import { historiesAt, judge } from "./judge.ts";
 import { type Violation, label } from "./ledger.ts";
 import { type Group, type Plan, faultCount } from "./plan.ts";
 import { allShown, openStage, type Stage, type StageOptions } from "./stage.ts";
@@ -26,12 +27,16 @@ export interface Outcome {
   readonly complaints: readonly string[];
 }
 
-const RECOVERY_MS = 1_000;
-/** However busy the machine is: a service that is not back by then is stuck. */
+/** Of a service's own time. */
+export const RECOVERY_MS = 1_000;
+/** By the clock, however busy the machine is: a service that is not back by then is stuck. */
 const RECOVERY_GIVEN_UP_MS = 8_000;
 /** Acks that must come while nothing is at fault. */
 const PROGRESS_MS = 20_000;
 const HEALTH_MS = 1_000;
+/** For so long a fault alone goes on until somebody feels it. */
+const FELT_MS = 10_000;
+const FELT_LOOK_MS = 20;
 
 /** Never rejects: a plan that cannot be played at all has found something too. */
 export async function play(plan: Plan, options: StageOptions): Promise<Outcome> {
@@ -57,13 +62,14 @@ async function playOn(stage: Stage, plan: Plan): Promise<Outcome> {
       // What is broken already is judged as it is.
       if (ledger.violations.length > 0) break;
       await progress(stage, group.acks);
-      await playGroup(stage, group);
+      await playGroup(stage, group, faultCount(plan) === 1);
       recoveries.push(await recover(stage));
       stage.lateComer();
     }
     await progress(stage, 60);
     const isAtRest = await comeToRest(stage);
-    await judge(ledger, (services[0] as Supervised).url, stage.rooms, isAtRest);
+    if (isOnlyDisk(plan)) judgeBreaks(stage, health.rounds);
+    await judge(ledger, historiesAt((services[0] as Supervised).url), stage.rooms, isAtRest);
   } catch (error) {
     ledger.violated("stuck", `the plan could not be played: ${error instanceof Error ? error.stack : error}`);
   } finally {
@@ -98,32 +104,46 @@ async function progress({ ledger, watch }: Stage, acks: number): Promise<void> {
     );
 }
 
-const isGround = (fault: FaultName) => ["disk", "database"].includes(FAULTS[fault].ground);
+const isGround = (fault: FaultName) => ["disk", "database"].includes(faultOf(fault).ground);
 
-async function playGroup(stage: Stage, { steps }: Group): Promise<void> {
+const isOnlyDisk = ({ groups }: Plan) =>
+  groups.every(({ steps }) => steps.every(({ fault }) => faultOf(fault).ground === "disk"));
+
+/** @param alone nothing else hides the fault: it goes on until it is felt */
+async function playGroup(stage: Stage, { steps }: Group, alone: boolean): Promise<void> {
   await Promise.all(
     steps.map(async (step) => {
       await Bun.sleep(step.afterMs);
       if (isGround(step.fault)) stage.countGroundFault(1);
-      const end = await faultOf(step.fault).begin(stage, step);
+      const course = await faultOf(step.fault).begin(stage, step);
       await Bun.sleep(step.holdMs);
-      await end();
+      if (alone) await feel(stage, step.fault, course);
+      await course.end();
       if (isGround(step.fault)) stage.countGroundFault(-1);
     }),
   );
 }
 
+/** A fault that changes nothing is none of the service's, but what it left whole was not tried either. */
+async function feel({ ledger }: Stage, fault: FaultName, { felt }: Course): Promise<void> {
+  const until = performance.now() + FELT_MS;
+  while (!felt() && ledger.violations.length === 0) {
+    if (performance.now() > until) return ledger.violated("not felt", `nobody noticed anything of ${fault}`);
+    await Bun.sleep(FELT_LOOK_MS);
+  }
+}
+
 /**
- * Every service acks again within a second of its own time. With one service the first ack of anybody counts: a message of
- * ours may stand behind what piled up meanwhile.
+ * Every service acks again within a second of its own time. With one service the first ack of anybody counts whose message
+ * was first said after the fault: one of ours may stand behind what piled up meanwhile, and one that was on its way before
+ * says nothing of those that come.
  */
 async function recover({ ledger, services, rooms, watch, onTheWay }: Stage): Promise<Stretch> {
-  const look = beginStretch(onTheWay(services));
-  const givenUpMs = RECOVERY_GIVEN_UP_MS * crowding();
+  const ended = beginStretch(onTheWay(services));
   const room = rooms[0] as string;
-  const before = ledger.acks();
-  const isOver = () => look().wallMs > givenUpMs;
-  const first = watch.until(() => ledger.acks() > before, givenUpMs);
+  const over = performance.now();
+  const isOver = () => performance.now() - over > RECOVERY_GIVEN_UP_MS;
+  const first = watch.until(() => ledger.newestAckedAt() > over, RECOVERY_GIVEN_UP_MS);
   const asked = Promise.all(
     services.map(async ({ url }, index) => {
       const name = `prober${index}`;
@@ -137,9 +157,9 @@ async function recover({ ledger, services, rooms, watch, onTheWay }: Stage): Pro
     }),
   );
   await (services.length === 1 ? first : asked);
-  const stretch = look();
+  const stretch = ended();
   const { wallMs, ownMs } = stretch;
-  if (ownMs > RECOVERY_MS || wallMs >= givenUpMs)
+  if (ownMs > RECOVERY_MS || wallMs >= RECOVERY_GIVEN_UP_MS)
     ledger.violated(
       "slow to recover",
       `the first ack came ${Math.round(wallMs)} ms after the fault had ended, ${Math.round(ownMs)} ms of that were the service's own (limit ${RECOVERY_MS} ms)`,
@@ -188,15 +208,24 @@ async function comeToRest(stage: Stage): Promise<boolean> {
   return isShown && !finished.includes(false);
 }
 
+function judgeBreaks({ ledger, services }: Stage, rounds: readonly Round[]): void {
+  const logged = (event: string) => services.some((service) => service.logged(event) > 0);
+  for (const { who, why } of breaksUnexplained(ledger.breaks, rounds, logged))
+    ledger.violated("cut off", `${who} lost its connection while only the disk was at fault: ${why}`);
+}
+
 /** `GET /` never waits for the store: asked all the time, it is answered at once while the process runs. */
-function watchHealth({ services, ledger, watch, onTheWay }: Stage): { end(): Promise<void> } {
+function watchHealth({ services, ledger, watch, onTheWay }: Stage) {
+  const rounds: Round[] = [];
   let ended = false;
   const ask = async (service: Supervised) => {
     const { url, generation, isUp } = service;
     while (!ended) {
       const life = generation();
       // It asks nobody else.
-      const look = beginStretch({ ...onTheWay([service]), standIns: [] });
+      const over = beginStretch({ ...onTheWay([service]), standIns: [] });
+      const round = { from: performance.now(), to: Number.POSITIVE_INFINITY };
+      rounds.push(round);
       const wasUp = isUp();
       const fault = await fetch(url, { signal: AbortSignal.timeout(20_000) })
         .then(async (response) => {
@@ -204,7 +233,8 @@ function watchHealth({ services, ledger, watch, onTheWay }: Stage): { end(): Pro
           return response.ok ? null : `answered ${response.status}`;
         })
         .catch((error: Error) => `failed: ${error.message}`);
-      const { wallMs, ownMs } = look();
+      const { wallMs, ownMs } = over();
+      round.to = performance.now();
       if (wasUp && isUp() && generation() === life) {
         if (fault !== null) ledger.violated("stuck", `GET / ${fault}`);
         else if (ownMs > HEALTH_MS)
@@ -218,6 +248,8 @@ function watchHealth({ services, ledger, watch, onTheWay }: Stage): { end(): Pro
   };
   const asking = services.map(ask);
   return {
+    /** Each question, from when to when. */
+    rounds,
     async end() {
       ended = true;
       watch.changed();

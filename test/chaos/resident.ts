@@ -1,9 +1,10 @@
 /** A member that lives in its rooms through every fault: a stock client that resumes after each break, and may speak. */
 
 import { io, type Socket } from "socket.io-client";
-import type { JoinAnswer, WireMessage } from "../fixture/member.ts";
+import type { JoinAnswer, SendAnswer, WireMessage } from "../fixture/member.ts";
 import type { WireError } from "../../src/protocol/wire.ts";
 import type { Answer, Ledger, Said } from "./ledger.ts";
+import { readRefusal, type Refusal } from "./refusals.ts";
 import { crowding, type Watch } from "./watch.ts";
 
 /** How a client connects: `upgrade` begins with polling and goes over to a WebSocket by itself. */
@@ -47,6 +48,8 @@ export interface Resident {
   drop(): void;
   /** How often it was let in, over all rooms. */
   joins(): number;
+  /** Whether it speaks over a WebSocket now. */
+  isOnWebSocket(): boolean;
   leave(): void;
 }
 
@@ -96,6 +99,7 @@ export function createResident(options: ResidentOptions): Resident {
           if (error !== null) violated("unanswered", `${name} got no answer to its join of ${place.room}`);
           else if (answer.ok) enter(place, since, answer);
           else {
+            ledger.refused(`${name} at the door of ${place.room}`, refusalOf(answer.error));
             if (!answer.error.retryable)
               violated("wrong answer", `${name} was not let in: ${answer.error.code}`);
             place.refused += 1;
@@ -146,6 +150,7 @@ export function createResident(options: ResidentOptions): Resident {
       const path = `${url}/rooms/${encodeURIComponent(room)}/messages?after=${after}&limit=200`;
       const response = await fetch(path, { signal: AbortSignal.timeout(answerMs()) });
       if (response.ok) return ((await response.json()) as { messages: WireMessage[] }).messages;
+      ledger.refused(`${name}, who read on,`, await readRefusal(response));
       if (response.status < 500) violated("wrong answer", `${name} read on and got ${response.status}`);
     } catch {
       // Cut off, as the connection is or will be.
@@ -156,7 +161,8 @@ export function createResident(options: ResidentOptions): Resident {
   socket.on("connect", () => {
     for (const place of places.values()) join(place);
   });
-  socket.on("disconnect", () => {
+  socket.on("disconnect", (reason) => {
+    if (reason !== "io client disconnect") ledger.broke(name, reason);
     for (const place of places.values()) {
       place.isIn = false;
       place.waiting = null;
@@ -179,6 +185,7 @@ export function createResident(options: ResidentOptions): Resident {
     isIn: (room) => socket.connected && places.get(room)?.isIn === true,
     last: (room) => places.get(room)?.sighting?.seen.last ?? -1,
     joins: () => joins,
+    isOnWebSocket: () => socket.connected && socket.io.engine?.transport.name === "websocket",
     say(entry, payload) {
       const connection = socket.id ?? "";
       const order = emitted++;
@@ -198,17 +205,20 @@ export function createResident(options: ResidentOptions): Resident {
   };
 }
 
-type SendAnswer =
-  | { readonly ok: true; readonly id: string; readonly seq: number; readonly duplicate: boolean }
-  | { readonly ok: false; readonly error: WireError };
+const refusalOf = ({ code, retryable, retry_after_ms }: WireError): Refusal => ({
+  ...{ code, retryable, status: null },
+  retryAfterMs: retry_after_ms ?? null,
+});
 
 /** @param isHere whether the connection is still the one that it was given to */
 function toAnswer(error: Error | null, told: SendAnswer, isHere: boolean): Answer {
   if (error !== null) return { kind: "broken" };
-  if (told.ok) return { kind: "acked", id: told.id, seq: told.seq, duplicate: told.duplicate };
-  const { code, retryable, retry_after_ms = 0 } = told.error;
+  if (told.ok) {
+    const { id, seq, timestamp, duplicate } = told;
+    return { kind: "acked", id, seq, timestamp, duplicate };
+  }
   // The stock client holds back what it is given when its ping is overdue (this process was busy), and sends it first
   // thing on its next connection: before any join.
-  const isAhead = !isHere && code === "not_in_room";
-  return { kind: "refused", code, retryable: retryable || isAhead, retryAfterMs: retry_after_ms };
+  if (!isHere && told.error.code === "not_in_room") return { kind: "ahead" };
+  return { kind: "refused", ...refusalOf(told.error) };
 }

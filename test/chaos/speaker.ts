@@ -1,8 +1,10 @@
 /** Who speaks through every fault: says its messages again with the same name until it is answered, by event or by POST. */
 
 import { LIMITS } from "../../src/limits.ts";
+import type { WireMessage } from "../fixture/member.ts";
 import type { Chance } from "./chance.ts";
 import type { Answer, Ledger, Said } from "./ledger.ts";
+import { isRetryable, readRefusal } from "./refusals.ts";
 import { answerMs, type Resident } from "./resident.ts";
 import { crowding, type Watch } from "./watch.ts";
 
@@ -68,12 +70,10 @@ export function httpVoice(name: string, url: string, ledger: Ledger): Voice {
       signal: AbortSignal.timeout(answerMs()),
     });
     if (response.ok) {
-      const { id, seq } = (await response.json()) as { id: string; seq: number };
-      return { kind: "acked", id, seq, duplicate: response.status === 200 };
+      const { id, seq, timestamp } = (await response.json()) as WireMessage & { seq: number };
+      return { kind: "acked", id, seq, timestamp, duplicate: response.status === 200 };
     }
-    const { error } = (await response.json()) as { error: { code: string } };
-    // HTTP says by the status what an event says in a word.
-    return { kind: "refused", code: error.code, retryable: response.status >= 429, retryAfterMs: 0 };
+    return { kind: "refused", ...(await readRefusal(response)) };
   }
   return {
     name,
@@ -83,6 +83,7 @@ export function httpVoice(name: string, url: string, ledger: Ledger): Voice {
       const answer = await post(entry).catch((error: Error): Answer => {
         if (error.name === "TimeoutError")
           ledger.violated("unanswered", `${name} got no answer to its POST "${entry.text.slice(0, 40)}"`);
+        else ledger.broke(name, error.message);
         return { kind: "broken" };
       });
       ledger.answered(entry, answer);
@@ -139,9 +140,9 @@ export function createSpeaker(options: SpeakerOptions): Speaker {
         if (entry.mustRefuse === null && entry.clientId !== null) acked.push(entry);
         break;
       }
-      if (answer.kind === "refused" && !answer.retryable) break;
+      if (answer.kind === "refused" && !isRetryable(answer.code)) break;
       if (entry.clientId === null || gaveUp) break;
-      await Bun.sleep(answer.kind === "refused" ? Math.max(RETRY_MS, answer.retryAfterMs) : RETRY_MS);
+      await Bun.sleep(answer.kind === "refused" ? Math.max(RETRY_MS, answer.retryAfterMs ?? 0) : RETRY_MS);
     }
     unanswered -= 1;
     watch.changed();

@@ -7,7 +7,7 @@ import { type Cable, openCable } from "./cable.ts";
 import { createChance } from "./chance.ts";
 import type { OnTheWay } from "./cores.ts";
 import type { Database } from "./database.ts";
-import type { End } from "./faults.ts";
+import type { Course } from "./faults.ts";
 import { createLedger, type Ledger } from "./ledger.ts";
 import type { Machine, Machines } from "./machine.ts";
 import { type Plan, servicesOf } from "./plan.ts";
@@ -33,13 +33,17 @@ export interface Stage {
   /** The speakers say so many messages more, at once; on a slow store a quarter of that. */
   burst(count: number, bytes: number): void;
   /** So many come with polling and go over to a WebSocket while messages pass; they stay. */
-  upgraders(count: number): void;
+  upgraders(count: number): readonly Resident[];
   /** A late comer, who asks for everything. */
   lateComer(): void;
   /** Many come, all break at once, and all come back; on a slow store a quarter of them. Its end waits for that. */
-  storm(): Promise<End>;
-  /** Waits until the service has given up those that died without a word. */
-  vanished(dead: ReturnType<Cable["die"]>): Promise<void>;
+  storm(): Promise<Course>;
+  /** Waits until the service has given up those that died without a word; it is asked for those that poll. */
+  vanished(dead: ReturnType<Cable["die"]>, service: Supervised): Promise<void>;
+  /** How many messages of a room somebody was not shown yet that another was. */
+  behind(): number;
+  /** Whether in some room a message was acked by each service. */
+  posted(): boolean;
   /** One fault more (1) or less (-1) of what the services stand on. */
   countGroundFault(by: 1 | -1): void;
   close(): Promise<void>;
@@ -54,6 +58,8 @@ export interface StageOptions {
 }
 
 const ROOMS = ["the hall", "the garden"];
+/** Who speaks by POST to each service. */
+const poster = (service: number) => `poster${service}`;
 const PING_INTERVAL_MS = 800;
 const PING_TIMEOUT_MS = 1_200;
 /** Engine.IO's default. */
@@ -115,7 +121,7 @@ export async function openStage(plan: Plan, options: StageOptions): Promise<Stag
   ];
   const voices = [
     ...talkers.map(socketVoice),
-    ...services.map(({ url }, index) => httpVoice(`poster${index}`, url, ledger)),
+    ...services.map(({ url }, index) => httpVoice(poster(index), url, ledger)),
   ];
   const speakers = voices.map((voice) =>
     createSpeaker({
@@ -153,8 +159,9 @@ export async function openStage(plan: Plan, options: StageOptions): Promise<Stag
       for (const speaker of speakers) speaker.burst(each, bytes);
     },
     upgraders(count) {
-      for (let n = 0; n < count; n += 1)
-        come("upgrader", "upgrade", false, n % 2 === 0 ? "beginning" : "now");
+      return Array.from({ length: count }, (_, n) =>
+        come("upgrader", "upgrade", false, n % 2 === 0 ? "beginning" : "now"),
+      );
     },
     lateComer: () =>
       void come("latecomer", chance.oneOf(["websocket", "polling", "upgrade"]), false, "beginning"),
@@ -166,24 +173,50 @@ export async function openStage(plan: Plan, options: StageOptions): Promise<Stag
       const within = STORM_MS * crowding();
       if (!(await watch.until(allIn, within))) ledger.violated("stuck", `of ${count} not all came in`);
       for (const resident of crowd) resident.drop();
-      await watch.until(() => !allIn(), 1_000);
-      return async () => {
-        const began = performance.now();
-        if (!(await watch.until(allIn, within)))
-          ledger.violated("stuck", `of ${count} not all came back in ${performance.now() - began} ms`);
+      const wereOut = await watch.until(() => !allIn(), 1_000);
+      return {
+        felt: () => wereOut,
+        async end() {
+          const began = performance.now();
+          if (!(await watch.until(allIn, within)))
+            ledger.violated("stuck", `of ${count} not all came back in ${performance.now() - began} ms`);
+        },
       };
     },
 
-    async vanished(dead) {
+    async vanished(dead, { url }) {
       // A client that is gone is known to be so one ping and its timeout later, one that was about to go over to a
       // WebSocket when Engine.IO's time for that is up. This process may be late to hear of it.
       const knownMs = Math.max(PING_INTERVAL_MS + PING_TIMEOUT_MS, UPGRADE_TIMEOUT_MS);
       const until = performance.now() + knownMs * 1.25 + 1_000 * crowding();
       while (dead.kept() > 0 && performance.now() < until) await Bun.sleep(50);
-      const kept = dead.kept();
+      let polled = await stillKnown(url, dead.polled());
+      for (; polled.length > 0 && performance.now() < until; polled = await stillKnown(url, polled))
+        await Bun.sleep(50);
+      const kept = dead.kept() + polled.length;
       dead.restore();
-      if (kept > 0) ledger.violated("stuck", `the service kept ${kept} connections that were dead`);
+      if (kept > 0)
+        ledger.violated(
+          "stuck",
+          `the service kept ${kept} sessions that were dead, ${polled.length} by polling`,
+        );
     },
+
+    behind: () =>
+      Math.max(
+        ...ROOMS.map((room) => {
+          const shown = residents.map((resident) => resident.last(room)).filter((seq) => seq >= 0);
+          return Math.max(...shown) - Math.min(...shown);
+        }),
+      ),
+    posted: () =>
+      ROOMS.some((room) =>
+        services.every((_, index) =>
+          ledger.said
+            .values()
+            .some((entry) => entry.userId === poster(index) && entry.room === room && entry.acked !== null),
+        ),
+      ),
 
     countGroundFault(by) {
       groundFaults += by;
@@ -197,6 +230,27 @@ export async function openStage(plan: Plan, options: StageOptions): Promise<Stag
       await folder.remove();
     },
   };
+}
+
+/** Engine.IO's words for a session that is not there. */
+const SESSION_UNKNOWN = 1;
+
+/**
+ * Those of the sessions that a service still has, asked in a way that touches none: a request that is no WebSocket's says it
+ * is one, which is refused for that reason only where the session exists.
+ */
+async function stillKnown(url: string, sids: readonly string[]): Promise<string[]> {
+  const known = await Promise.all(
+    sids.map(async (sid) => {
+      try {
+        const response = await fetch(`${url}/socket.io/?EIO=4&transport=websocket&sid=${sid}`);
+        return ((await response.json()) as { code: number }).code !== SESSION_UNKNOWN;
+      } catch {
+        return true; // It is down; once it is back it will say.
+      }
+    }),
+  );
+  return sids.filter((_, index) => known[index]);
 }
 
 /** Resolves with whether everybody came in and was shown everything up to the numbers, within the ceiling. */
