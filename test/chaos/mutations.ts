@@ -155,6 +155,71 @@ const MUTATIONS: readonly Mutation[] = [
     caughtAs: ["slow to recover"],
   },
   {
+    defect: "hung up on: who would be told that the store is away has its connection closed instead",
+    store: "sqlite",
+    edits: [
+      {
+        file: "src/realtime/gateway.ts",
+        from: "  const wire = errorToWire(error);\n  if (ack !== undefined)",
+        to: '  const wire = errorToWire(error);\n  if (error.code === "storage_unavailable") peer.session.close();\n  else if (ack !== undefined)',
+      },
+    ],
+    faults: ["diskFull", "syncFails"],
+    caughtAs: ["cut off"],
+  },
+  {
+    defect: "internal: what the store's failure should be called is nobody's business",
+    store: "sqlite",
+    edits: [
+      {
+        file: "src/chat/commits.ts",
+        from: "      const error = asChatError(thrown);\n",
+        to: '      const error = asChatError({ ...asChatError(thrown), code: "internal" });\n',
+      },
+    ],
+    faults: ["diskFull", "syncFails"],
+    caughtAs: ["wrong answer"],
+  },
+  {
+    defect: "wrong advice: over HTTP a store that is away is not worth a retry",
+    store: "sqlite",
+    edits: [
+      {
+        file: "src/protocol/routes.ts",
+        from: "  return { error: { ...errorToWire(told), ...told.details.facts } };\n",
+        to: "  return { error: { ...errorToWire(told), retryable: false, ...told.details.facts } };\n",
+      },
+    ],
+    faults: ["diskFull", "syncFails"],
+    caughtAs: ["wrong answer"],
+  },
+  {
+    defect: "kept for ever: who does not answer a ping is not let go",
+    store: "sqlite",
+    edits: [
+      {
+        file: "src/realtime/engine.ts",
+        from: "    pingTimeout: pingTimeoutMs,\n",
+        to: "    pingTimeout: 600_000,\n",
+      },
+    ],
+    faults: ["clientVanishes"],
+    caughtAs: ["stuck"],
+  },
+  {
+    defect: "slow to believe: a MongoDB that answers again is used only 1.8 s later",
+    store: "mongodb",
+    edits: [
+      {
+        file: "src/repository/mongo-connection.ts",
+        from: "          state = { up: true };\n",
+        to: "          await Bun.sleep(times === 0 ? 0 : 1_800);\n          state = { up: true };\n",
+      },
+    ],
+    faults: ["insertLost", "endsNotPrimary", "databaseKilled"],
+    caughtAs: ["slow to recover"],
+  },
+  {
     defect: "un-awaited store error: the insert is begun and its failure is nobody's",
     store: "mongodb",
     edits: [
