@@ -221,6 +221,19 @@ const MUTATIONS: readonly Mutation[] = [
     caughtAs: ["slow to recover"],
   },
   {
+    defect: "under another name: the database's faults, meant for the service only, do not reach it",
+    store: "mongodb",
+    edits: [
+      {
+        file: "src/repository/mongo-client.ts",
+        from: '      appName: "chat-service",\n',
+        to: '      appName: "chat",\n',
+      },
+    ],
+    faults: ["insertDuplicate"],
+    caughtAs: ["not felt"],
+  },
+  {
     defect: "un-awaited store error: the insert is begun and its failure is nobody's",
     store: "mongodb",
     edits: [
