@@ -244,10 +244,11 @@ export const FAULTS = {
     ground: "cable",
     holdMs: [800, 1_500],
     async begin(stage, { pick }) {
+      const letGo = hears(stage, "slow_client_disconnected");
       const clogged = stage.cableAt(pick).clog();
       // More than the kernel takes for a reader who reads nothing.
       stage.burst(440, 15_500);
-      return { felt: () => stage.behind() > BEHIND_LEAST, end: () => clogged.restore() };
+      return { felt: () => letGo() || stage.behind() > BEHIND_LEAST, end: () => clogged.restore() };
     },
   },
   clientVanishes: {
