@@ -50,23 +50,36 @@ async function start(): Promise<Service> {
  */
 const SAME_WISH_MS = 500;
 
-// Until it serves there is nothing to drain, and a signal ends it as it ends any program: the start may hang on a disk.
-const service = await start();
+let service: Service | undefined;
 let stoppingSince: number | undefined;
-for (const signal of ["SIGTERM", "SIGINT"] as const) {
-  process.on(signal, async () => {
-    if (stoppingSince !== undefined) {
-      if (performance.now() - stoppingSince > SAME_WISH_MS) endNow(1);
-      return;
-    }
-    stoppingSince = performance.now();
-    log.info("draining", { signal, drain_ms: settings.drainMs });
-    const inTime = await service.drain();
-    log.info("stopped", { in_time: inTime, ...service.metrics.snapshot() });
-    if (!inTime) endNow(1);
-    process.exit(0);
-  });
+
+/** As a shell says it of a program that a signal ended. */
+const EXIT_BY_SIGNAL = { SIGTERM: 143, SIGINT: 130 } as const;
+
+async function stop(signal: keyof typeof EXIT_BY_SIGNAL): Promise<void> {
+  if (service === undefined) return endNow(EXIT_BY_SIGNAL[signal]);
+  if (stoppingSince !== undefined) {
+    if (performance.now() - stoppingSince > SAME_WISH_MS) endNow(1);
+    return;
+  }
+  stoppingSince = performance.now();
+  log.info("draining", { signal, drain_ms: settings.drainMs });
+  const inTime = await service.drain();
+  log.info("stopped", { in_time: inTime, ...service.metrics.snapshot() });
+  if (!inTime) endNow(1);
+  process.exit(0);
 }
+
+function heedSignals(): void {
+  for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => void stop(signal));
+}
+
+// Until it serves there is nothing to drain, and a signal ends it as it ends any program: the start may hang on a disk.
+// But for a container's first process, which the kernel spares every signal that it does not heed itself.
+const isFirst = process.pid === 1;
+if (isFirst) heedSignals();
+service = await start();
+if (!isFirst) heedSignals();
 
 announce(service);
 

@@ -15,6 +15,7 @@ import type { Admission } from "./admission.ts";
 import type { Feeds } from "./feeds.ts";
 import type { Occupancy, Presence } from "./presence.ts";
 import type { Session } from "./session.ts";
+import { createUnderWay } from "./under-way.ts";
 
 export interface Joined {
   readonly room: RoomName;
@@ -60,7 +61,7 @@ export function createRooms(options: RoomsOptions): Rooms {
   const { repository, feeds, occupancy, announce, admission, joinedRoomsMax, metrics, now } = options;
   /** That all sessions are in. */
   let joinedRooms = 0;
-  const underWay = new Set<Promise<void>>();
+  const underWay = createUnderWay();
   const tell = (presences: readonly Presence[], session: Session) => {
     for (const presence of presences) announce(presence, toMillis(now()), session.id);
   };
@@ -88,7 +89,7 @@ export function createRooms(options: RoomsOptions): Rooms {
   /** Lets the session into one room more, or refuses it. A join that is under way counts as a room. */
   function admitRoom(session: Session): void {
     const isFull = session.rooms.size >= LIMITS.roomsPerConnectionMax;
-    if (!isFull && joinedRooms + underWay.size < joinedRoomsMax) return;
+    if (!isFull && joinedRooms + underWay.count() < joinedRoomsMax) return;
     metrics.count("joins_overloaded_total");
     throw new ChatError(
       "overloaded",
@@ -128,10 +129,14 @@ export function createRooms(options: RoomsOptions): Rooms {
   }
 
   return {
-    join(...asked) {
-      const joining = join(...asked).finally(() => underWay.delete(joining));
-      underWay.add(joining);
-      return joining;
+    async join(...asked) {
+      const joining = join(...asked);
+      const end = underWay.begin();
+      try {
+        await joining;
+      } finally {
+        end();
+      }
     },
 
     leave(session, { room }) {
@@ -144,9 +149,7 @@ export function createRooms(options: RoomsOptions): Rooms {
       for (const room of session.rooms) exit(session, room);
     },
 
-    async settled() {
-      await Promise.allSettled(underWay);
-    },
+    settled: underWay.settled,
   };
 }
 

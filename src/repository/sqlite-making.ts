@@ -28,7 +28,8 @@ import { migrate, writeEpoch } from "./sqlite-schema.ts";
 export function makeStore(path: string, epoch: Epoch): void {
   const empty = statSync(path, { throwIfNoEntry: false });
   if (empty === undefined || empty.size > 0) return;
-  const made = `${path}.new`;
+  // Of the kind of SQLite's own names: what lies there is removed, so nobody else may give a file such a name.
+  const made = `${path}-making`;
   try {
     // One may be left that was being made when its process died.
     remove([made, ...sidecars(made)]);

@@ -181,7 +181,8 @@ describe("the program's end", () => {
     const { child, exited, output } = spawnProgram({ cwd, env: await slowDisk({ gate }) });
     undo.push(() => child.kill("SIGKILL"));
     // What is being made is there before its first sync.
-    while (!existsSync(join(cwd, "data/chat.db.new"))) await new Promise((resume) => setTimeout(resume, 5));
+    while (!existsSync(join(cwd, "data/chat.db-making")))
+      await new Promise((resume) => setTimeout(resume, 5));
     child.kill("SIGTERM");
     await exited;
     expect([child.signalCode, output()]).toEqual(["SIGTERM", ""]);

@@ -30,10 +30,12 @@ test("makeStore puts a whole store in the place of an empty file, and leaves not
   await using place = await scratch();
   writeFileSync(place.path, "");
   // One whose maker died, with its journal.
-  writeFileSync(`${place.path}.new`, "half of a store");
-  writeFileSync(`${place.path}.new-journal`, "and what was to undo it");
+  writeFileSync(`${place.path}-making`, "half of a store");
+  writeFileSync(`${place.path}-making-journal`, "and what was to undo it");
+  // What an operator may call a file of his own.
+  writeFileSync(`${place.path}.new`, "yesterday's");
   makeStore(place.path, EPOCH);
-  expect(readdirSync(place.folder)).toEqual(["chat.db"]);
+  expect(readdirSync(place.folder).toSorted()).toEqual(["chat.db", "chat.db.new"]);
   expect(inspected(place.path)).toEqual({ mode: "wal", epochs: [[EPOCH]], messages: 0, check: [["ok"]] });
 });
 
