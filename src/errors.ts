@@ -80,6 +80,10 @@ export class ChatError extends Error {
   }
 }
 
+/** When a retry makes sense, as HTTP's `Retry-After` says it: in whole seconds. Undefined where nothing is advised. */
+export const retryAfterSeconds = ({ details: { retryAfterMs } }: ChatError): string | undefined =>
+  retryAfterMs === undefined ? undefined : String(Math.ceil(retryAfterMs / 1_000));
+
 /** Whatever was thrown as a refusal: a fault that nobody foresaw is `internal`, with the cause for the log only. */
 export const asChatError = (thrown: unknown): ChatError =>
   thrown instanceof ChatError ? thrown : new ChatError("internal", { cause: thrown });

@@ -2,6 +2,7 @@
 
 import type { Viewer } from "../auth/viewer.ts";
 import type { Bus } from "../bus/bus.ts";
+import { createFew } from "../domain/few.ts";
 import type { Rate } from "../domain/rate.ts";
 import { LIMITS } from "../limits.ts";
 import type { Log } from "../observe/log.ts";
@@ -11,7 +12,6 @@ import { type Admission, type Allowance, createAdmission } from "./admission.ts"
 import { countReads } from "./counted-reads.ts";
 import { createCommits } from "./commits.ts";
 import { createFeeds, type Deliver, type Dismiss } from "./feeds.ts";
-import { createJoinedRooms } from "./joined-rooms.ts";
 import { createHistory, type History } from "./history.ts";
 import { createOccupancy } from "./presence.ts";
 import { type Announce, createRooms, type Rooms } from "./rooms.ts";
@@ -97,7 +97,7 @@ export function createChat(options: ChatOptions): Chat {
       id,
       viewer,
       allowance,
-      rooms: createJoinedRooms(),
+      rooms: createFew(),
       ended: false,
     }),
     store: () => ({ kind: repository.kind, status: repository.status() }),

@@ -1,7 +1,8 @@
 /** One connection, as the use cases know it: who it is, where it is, and what it has used of its allowance. */
 
 import type { Viewer } from "../auth/viewer.ts";
-import type { JoinedRooms } from "./joined-rooms.ts";
+import type { Few } from "../domain/few.ts";
+import type { RoomName } from "../domain/ids.ts";
 import type { Allowance } from "./admission.ts";
 
 export interface Session {
@@ -9,7 +10,8 @@ export interface Session {
   readonly id: string;
   readonly viewer: Viewer;
   readonly allowance: Allowance;
-  readonly rooms: JoinedRooms;
+  /** Nearly always one. */
+  readonly rooms: Few<RoomName>;
   /** True once the connection is gone: what was still under way for it must leave nothing behind. */
   ended: boolean;
 }

@@ -2,7 +2,7 @@
 
 import type { Context } from "hono";
 import type { ContentfulStatusCode } from "hono/utils/http-status";
-import { asChatError, ChatError, REFUSALS } from "../errors.ts";
+import { asChatError, ChatError, REFUSALS, retryAfterSeconds } from "../errors.ts";
 import type { Log } from "../observe/log.ts";
 import { refusalToWire } from "../protocol/routes.ts";
 import { type HttpEnv, targetOf } from "./target.ts";
@@ -21,8 +21,7 @@ export const createRefuse =
         error: error.details.cause ?? error,
       });
     }
-    const { retryAfterMs } = error.details;
-    if (retryAfterMs !== undefined) c.header("retry-after", String(Math.ceil(retryAfterMs / 1_000)));
+    c.header("retry-after", retryAfterSeconds(error));
     return c.json(refusalToWire(error), REFUSALS[error.code].status satisfies ContentfulStatusCode);
   };
 

@@ -6,7 +6,7 @@
 import { Server as BunEngine, type BunWebSocket, type WebSocketData } from "@socket.io/bun-engine";
 import type { Socket as EngineConnection } from "@socket.io/bun-engine/dist/socket";
 import { WS } from "@socket.io/bun-engine/dist/transports/websocket";
-import { asChatError, ChatError, REFUSALS } from "../errors.ts";
+import { asChatError, ChatError, REFUSALS, retryAfterSeconds } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
@@ -146,8 +146,8 @@ export function createEngine(options: EngineOptions): ChatEngine {
   function refuseWith(request: Request, error: ChatError): Response {
     // Where there are too many connections, this one is not kept for the next request.
     const headers = answerHeaders(request, error.code === "overloaded" || asksToClose(request));
-    const { retryAfterMs } = error.details;
-    if (retryAfterMs !== undefined) headers.push(["Retry-After", String(Math.ceil(retryAfterMs / 1_000))]);
+    const seconds = retryAfterSeconds(error);
+    if (seconds !== undefined) headers.push(["Retry-After", seconds]);
     return refuse(request, REFUSALS[error.code].status, errorToWire(error), headers);
   }
 

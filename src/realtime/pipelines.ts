@@ -1,6 +1,6 @@
 /** HTTP requests sent on one connection without waiting for answers: bounded, as all of them are read in one turn. */
 
-import { ChatError, REFUSALS } from "../errors.ts";
+import { ChatError, REFUSALS, retryAfterSeconds } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import { errorToWire } from "../protocol/events.ts";
@@ -28,12 +28,11 @@ export function createPipelines({ metrics }: { readonly metrics: Metrics }): Pip
   function refuse(): Response {
     metrics.count("requests_overloaded_total");
     const error = new ChatError("overloaded");
-    const seconds = Math.ceil((error.details.retryAfterMs ?? 0) / 1_000);
     return Response.json(
       { error: errorToWire(error) },
       {
         status: REFUSALS.overloaded.status,
-        headers: { Connection: "close", "Retry-After": String(seconds) },
+        headers: { Connection: "close", "Retry-After": retryAfterSeconds(error) ?? "0" },
       },
     );
   }
