@@ -19,13 +19,11 @@ export type Deliver = (room: RoomName, messages: readonly Message[]) => void;
 /** Lets go of all members of a room on this node that can no longer be told everything: they come back and resume. */
 export type Dismiss = (room: RoomName) => void;
 
+/** Both throw `storage_unavailable` once the store began another life: nothing that was read before is then worth anything. */
 export interface Feed {
   /** The last number delivered. */
   delivered(): Seq;
-  /**
-   * Reads and delivers what the room has not been told up to `target`. Rejects with `storage_unavailable`, also when the
-   * store began another life meanwhile: then nothing that was read before is worth anything.
-   */
+  /** Reads and delivers what the room has not been told up to `target`. */
   advanceTo(target: Seq): Promise<void>;
 }
 
@@ -170,40 +168,36 @@ export function createFeeds({ repository, deliver, dismiss, log, metrics }: Feed
 
   /** Reads until the target is delivered; the target may rise meanwhile. Asked for only when there is something to read. */
   async function catchUp(feed: State): Promise<void> {
+    const { life } = feed;
     try {
-      await readUntilTarget(feed);
+      do await readOn(feed, life);
+      while ((feed.delivered as Seq) < feed.target);
     } catch (error) {
       log.warn("room_gap_unread", { room: feed.room, error });
       // For whoever waits for it, and for what came behind the gap meanwhile and is nobody's.
       doubtful.set(feed.room, DOUBT_BEATS);
       throw error;
     } finally {
-      // In the same step as the loop's end, or a target raised in between would be nobody's.
+      // No `await` between the last look at the target and this: a target raised in between would be nobody's.
       feed.catchingUp = null;
     }
   }
 
-  async function readUntilTarget(feed: State): Promise<void> {
-    assert(
-      feed.delivered !== null && feed.delivered < feed.target,
-      "a feed that catches up has something to read",
-    );
-    const { life } = feed;
-    while (feed.delivered < feed.target) {
-      const page = await repository.readAfter(feed.room, feed.delivered, CATCH_UP);
-      metrics.count("room_gaps_read_total");
-      if (feed.life !== life) throw new ChatError("storage_unavailable", { cause: "another life began" });
-      // While we read, the missing numbers may have come by the bus after all.
-      const missing: readonly Message[] = page.messages.filter(({ seq }) => seq > (feed.delivered as Seq));
-      tell(feed, missing);
-      tellPending(feed);
-      if (page.messages.length === 0 && feed.delivered < feed.target) {
-        // Retention took them: these numbers will never come. Members learn so when they resume.
-        log.warn("room_gap_gone", { room: feed.room, after: feed.delivered, head: page.head.seq });
-        feed.delivered = feed.target;
-        feed.pending = [];
-        if (feed.occupied) dismiss(feed.room);
-      }
+  /** Reads and delivers one page of what is missing. */
+  async function readOn(feed: State, life: number): Promise<void> {
+    const page = await repository.readAfter(feed.room, feed.delivered as Seq, CATCH_UP);
+    metrics.count("room_gaps_read_total");
+    if (feed.life !== life) throw new ChatError("storage_unavailable", { cause: "another life began" });
+    // While we read, the missing numbers may have come by the bus after all.
+    const missing = page.messages.filter(({ seq }) => seq > (feed.delivered as Seq));
+    tell(feed, missing);
+    tellPending(feed);
+    if (page.messages.length === 0 && (feed.delivered as Seq) < feed.target) {
+      // Retention took them: these numbers will never come. Members learn so when they resume.
+      log.warn("room_gap_gone", { room: feed.room, after: feed.delivered, head: page.head.seq });
+      feed.delivered = feed.target;
+      feed.pending = [];
+      if (feed.occupied) dismiss(feed.room);
     }
   }
 
@@ -269,12 +263,16 @@ export function createFeeds({ repository, deliver, dismiss, log, metrics }: Feed
             tellOrCatchUp(feed);
           }
           const { life } = feed;
+          const delivered = () => {
+            if (feed.life !== life || feed.delivered === null)
+              throw new ChatError("storage_unavailable", { cause: "another life began" });
+            return feed.delivered;
+          };
           return {
-            delivered: () => feed.delivered as Seq,
+            delivered,
             async advanceTo(target) {
-              if (target > (feed.delivered as Seq)) await advance(feed, target);
-              if (feed.life !== life)
-                throw new ChatError("storage_unavailable", { cause: "another life began" });
+              if (target > delivered()) await advance(feed, target);
+              assert(delivered() >= target, "a feed has delivered what it was advanced to");
             },
           };
         },

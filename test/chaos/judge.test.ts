@@ -16,7 +16,8 @@ const AT = new Date().toISOString();
 function createWorld() {
   const ledger = createLedger(createWatch());
   const stored: WireMessage[] = [];
-  const { show } = ledger.sight("listener", ROOM, 0);
+  const sighting = ledger.sight("listener", ROOM, 0);
+  const show = (message: WireMessage) => sighting.show(message, "live");
   let emitted = 0;
   const ids = () => stored.filter(({ user_id }) => user_id === "talker").map(({ id }) => id);
   const world = {

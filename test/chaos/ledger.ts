@@ -72,6 +72,12 @@ const CLOCK_AWAY_MS = 30 * 60_000;
 export const fingerprint = ({ id, seq, user_id, message, timestamp, received_at }: WireMessage) =>
   `${seq} ${id} ${user_id} ${timestamp} ${received_at} ${Bun.hash(message).toString(36)}`;
 
+/** By which way a member was shown a message. */
+export type Way = "live" | "replayed" | "read on";
+
+/** How many of the last things that happened to a member are told with what went wrong. */
+const TRAIL_MAX = 24;
+
 /** What one member was shown of one room: everything from the number after `start`, if the service is honest. */
 export interface Sightings {
   readonly member: string;
@@ -97,6 +103,15 @@ export function createLedger(watch: Watch) {
   let newestAckedAt = Number.NEGATIVE_INFINITY;
   let strangeTimes = 0;
   const breaks: Break[] = [];
+  /** The last things that happened to each member, oldest first. */
+  const trails = new Map<string, string[]>();
+
+  const note = (member: string, what: string) => {
+    const trail = trails.get(member) ?? [];
+    trails.set(member, trail);
+    trail.push(`${Math.round(performance.now())} ${what}`);
+    if (trail.length > TRAIL_MAX) trail.shift();
+  };
 
   const violated = (kind: ViolationKind, what: string) => {
     if (violations.filter((other) => other.kind === kind).length < 5) violations.push({ kind, what });
@@ -122,6 +137,8 @@ export function createLedger(watch: Watch) {
     emissions,
     violated,
     breaks,
+    /** Something happened to a member that its trail should tell. */
+    note,
     acks: () => acks,
     /** When the youngest message was first said that has its ack. */
     newestAckedAt: () => newestAckedAt,
@@ -208,14 +225,17 @@ export function createLedger(watch: Watch) {
       sightings.push(seen);
       return {
         seen,
-        /** The member is shown this message, live, replayed or read on. */
-        show(message: WireMessage): void {
+        /** The member is shown this message. */
+        show(message: WireMessage, way: Way): void {
           const seq = message.seq ?? 0;
+          note(member, `${seq} of ${room} ${way}`);
+          const trail = () => `; its trail: ${trails.get(member)?.join(", ")}`;
           if (seq > seen.last + 1)
-            violated("hole", `${member} was shown ${seq} after ${seen.last} in ${room}`);
-          else if (seq === seen.last) violated("twice", `${member} was shown ${seq} twice in ${room}`);
+            violated("hole", `${member} was shown ${seq} after ${seen.last} in ${room}${trail()}`);
+          else if (seq === seen.last)
+            violated("twice", `${member} was shown ${seq} twice in ${room}${trail()}`);
           else if (seq < seen.last)
-            violated("reordered", `${member} was shown ${seq} after ${seen.last} in ${room}`);
+            violated("reordered", `${member} was shown ${seq} after ${seen.last} in ${room}${trail()}`);
           seen.last = seq;
           seen.shown.push(fingerprint(message));
           const entry = said.get(message.message);

@@ -17,8 +17,7 @@ export interface Outcome {
   readonly acked: number;
   readonly delivered: number;
   readonly joins: number;
-  /** From the end of each group's last fault to the first message acked by every service. */
-  readonly recoveries: readonly Stretch[];
+  readonly recoveries: readonly Recovery[];
   readonly refusals: Readonly<Record<string, number>>;
   readonly slowDisconnected: number;
   readonly seconds: number;
@@ -27,10 +26,24 @@ export interface Outcome {
   readonly complaints: readonly string[];
 }
 
+/** From the end of a group's last fault to the first message acked by every service. */
+export interface Recovery extends Stretch {
+  /**
+   * How long before that the database answered nobody, the witness neither, though its fault had ended: it is then as if
+   * the fault had gone on.
+   */
+  readonly databaseAwayMs: number;
+}
+
 /** Of a service's own time. */
 export const RECOVERY_MS = 1_000;
 /** By the clock, however busy the machine is: a service that is not back by then is stuck. */
 const RECOVERY_GIVEN_UP_MS = 8_000;
+/** A database that answers nobody for so long is stuck itself, and the run is worth nothing. */
+const DATABASE_GIVEN_UP_MS = 60_000;
+/** Most recoveries take less; a witness would only stand in line before the service. */
+const WITNESS_AFTER_MS = 1_500;
+const RECOVERY_LOOK_MS = 250;
 /** Acks that must come while nothing is at fault. */
 const PROGRESS_MS = 20_000;
 const HEALTH_MS = 1_000;
@@ -55,7 +68,7 @@ export async function play(plan: Plan, options: StageOptions): Promise<Outcome> 
 async function playOn(stage: Stage, plan: Plan): Promise<Outcome> {
   const began = performance.now();
   const { ledger, services } = stage;
-  const recoveries: Stretch[] = [];
+  const recoveries: Recovery[] = [];
   const health = watchHealth(stage);
   try {
     for (const group of plan.groups) {
@@ -138,12 +151,22 @@ async function feel({ ledger }: Stage, fault: FaultName, { felt }: Course): Prom
  * was first said after the fault: one of ours may stand behind what piled up meanwhile, and one that was on its way before
  * says nothing of those that come.
  */
-async function recover({ ledger, services, rooms, watch, onTheWay }: Stage): Promise<Stretch> {
-  const ended = beginStretch(onTheWay(services));
+async function recover(stage: Stage): Promise<Recovery> {
+  const { ledger, services, rooms, watch, onTheWay } = stage;
   const room = rooms[0] as string;
   const over = performance.now();
-  const isOver = () => performance.now() - over > RECOVERY_GIVEN_UP_MS;
-  const first = watch.until(() => ledger.newestAckedAt() > over, RECOVERY_GIVEN_UP_MS);
+  let [back, ended] = [over, beginStretch(onTheWay(services))];
+  const witness = stage.callWitness(WITNESS_AFTER_MS, () => {
+    ended();
+    [back, ended] = [performance.now(), beginStretch(onTheWay(services))];
+  });
+  const isOver = () =>
+    witness?.isWaiting()
+      ? performance.now() - over > DATABASE_GIVEN_UP_MS
+      : performance.now() - back > RECOVERY_GIVEN_UP_MS;
+  const first = async () => {
+    while (!(await watch.until(() => ledger.newestAckedAt() > over, RECOVERY_LOOK_MS)) && !isOver());
+  };
   const asked = Promise.all(
     services.map(async ({ url }, index) => {
       const name = `prober${index}`;
@@ -156,16 +179,18 @@ async function recover({ ledger, services, rooms, watch, onTheWay }: Stage): Pro
       }
     }),
   );
-  await (services.length === 1 ? first : asked);
-  const stretch = ended();
-  const { wallMs, ownMs } = stretch;
-  if (ownMs > RECOVERY_MS || wallMs >= RECOVERY_GIVEN_UP_MS)
+  await (services.length === 1 ? first() : asked);
+  const recovery = { ...ended(), databaseAwayMs: back - over };
+  const { wallMs, ownMs } = recovery;
+  if (witness?.isWaiting())
+    ledger.violated("stuck", `MongoDB itself answered nobody for ${Math.round(performance.now() - over)} ms`);
+  else if (ownMs > RECOVERY_MS || wallMs >= RECOVERY_GIVEN_UP_MS)
     ledger.violated(
       "slow to recover",
       `the first ack came ${Math.round(wallMs)} ms after the fault had ended, ${Math.round(ownMs)} ms of that were the service's own (limit ${RECOVERY_MS} ms)`,
     );
-  await asked;
-  return stretch;
+  await Promise.all([asked, witness?.end()]);
+  return recovery;
 }
 
 /** Everybody finishes what they were saying, and everybody is shown all of it; then once more, one by one. */

@@ -89,12 +89,14 @@ export function createResident(options: ResidentOptions): Resident {
     const connection = socket.id;
     const since = place.sighting === null ? (from === "beginning" ? 0 : undefined) : place.sighting.seen.last;
     const payload = { room: place.room, user_id: name, since, epoch: place.epoch };
+    ledger.note(name, `asks for ${place.room} after ${since} on ${connection}`);
     socket
       .timeout(answerMs())
       .emit(
         "join_room",
         payload,
         (error: Error | null, answer: JoinAnswer | { ok: false; error: WireError }) => {
+          ledger.note(name, `${place.room} answered on ${socket.id}: ${error ?? summaryOf(answer)}`);
           if (!isSame(connection)) return;
           if (error !== null) violated("unanswered", `${name} got no answer to its join of ${place.room}`);
           else if (answer.ok) enter(place, since, answer);
@@ -117,7 +119,7 @@ export function createResident(options: ResidentOptions): Resident {
     const { sighting } = place;
     if (since !== undefined && joined.recovered !== true)
       violated("missed", `${name} could not resume ${place.room} after ${since}: ${joined.reason}`);
-    for (const message of joined.messages ?? []) sighting.show(message);
+    for (const message of joined.messages ?? []) sighting.show(message, "replayed");
     place.isIn = true;
     if (sighting.seen.last < joined.seq) {
       if (joined.complete !== false)
@@ -136,12 +138,12 @@ export function createResident(options: ResidentOptions): Resident {
     while (isSame(connection) && sighting.seen.last < target) {
       const messages = await readPage(room, sighting.seen.last);
       if (!isSame(connection)) return;
-      for (const message of messages) if ((message.seq ?? 0) <= target) sighting.show(message);
+      for (const message of messages) if ((message.seq ?? 0) <= target) sighting.show(message, "read on");
       if (messages.length === 0) await Bun.sleep(REJOIN_MIN_MS);
     }
     const waiting = place.waiting ?? [];
     place.waiting = null;
-    for (const message of waiting) sighting.show(message);
+    for (const message of waiting) sighting.show(message, "live");
   }
 
   /** Empty when the service does not answer now. */
@@ -162,6 +164,7 @@ export function createResident(options: ResidentOptions): Resident {
     for (const place of places.values()) join(place);
   });
   socket.on("disconnect", (reason) => {
+    ledger.note(name, `disconnected: ${reason}`);
     if (reason !== "io client disconnect") ledger.broke(name, reason);
     for (const place of places.values()) {
       place.isIn = false;
@@ -174,7 +177,7 @@ export function createResident(options: ResidentOptions): Resident {
     if (place === undefined || place.sighting === null || !place.isIn)
       violated("wrong answer", `${name} was shown ${message.seq} of ${message.room} before it was let in`);
     else if (place.waiting !== null) place.waiting.push(message);
-    else place.sighting.show(message);
+    else place.sighting.show(message, "live");
   });
   socket.on("error", ({ code }: WireError) =>
     violated("wrong answer", `${name} got an error event: ${code}`),
@@ -204,6 +207,11 @@ export function createResident(options: ResidentOptions): Resident {
     leave: () => void socket.disconnect(),
   };
 }
+
+const summaryOf = (answer: JoinAnswer | { ok: false; error: WireError }): string =>
+  answer.ok
+    ? `in at ${answer.seq}, replay of ${answer.messages?.length ?? 0}, recovered ${answer.recovered}, complete ${answer.complete}`
+    : answer.error.code;
 
 const refusalOf = ({ code, retryable, retry_after_ms }: WireError): Refusal => ({
   ...{ code, retryable, status: null },

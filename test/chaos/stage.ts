@@ -15,6 +15,7 @@ import { createResident, type Resident, type Transport } from "./resident.ts";
 import { createSpeaker, httpVoice, type Speaker, socketVoice } from "./speaker.ts";
 import { type Supervised, supervise } from "./supervised.ts";
 import { createWatch, crowding, type Watch } from "./watch.ts";
+import { callWitness, type Witness } from "./witness.ts";
 
 export interface Stage {
   readonly ledger: Ledger;
@@ -26,6 +27,8 @@ export interface Stage {
   readonly residents: readonly Resident[];
   readonly rooms: readonly string[];
   database(): Database;
+  /** Somebody else at the database, if there is one, who asks it after so many milliseconds. */
+  callWitness(afterMs: number, onBack: () => void): Witness | null;
   /** Whose work an answer of these services waits for. */
   onTheWay(services: readonly Supervised[]): OnTheWay;
   serviceAt(pick: number): Supervised;
@@ -148,6 +151,10 @@ export async function openStage(plan: Plan, options: StageOptions): Promise<Stag
       if (database === null) throw new Error("the plan has no database");
       return database;
     },
+    callWitness: (afterMs, onBack) =>
+      database === null
+        ? null
+        : callWitness({ uri: database.uri, databaseName, room: at(ROOMS, 0), afterMs, onBack }),
     onTheWay: (asked) => ({
       programs: [process.pid, ...asked.flatMap(({ pids }) => pids())],
       standIns: database === null ? [] : [database.pid()],

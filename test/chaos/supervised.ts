@@ -36,7 +36,7 @@ process.on("exit", () => {
 });
 
 const START_RETRY_MS = 50;
-const COMPLAINTS_MAX = 12;
+const COMPLAINTS_MAX = 30;
 
 export async function supervise(options: SupervisedOptions): Promise<Supervised> {
   const { command, env, ledger, isGroundAtFault } = options;

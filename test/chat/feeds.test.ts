@@ -318,6 +318,30 @@ describe("hold", () => {
     hold.release();
   });
 
+  // A caller may come in any of the steps in which the promise of a reading that has ended settles.
+  test.each(range(0, 6))(
+    "advances to a target that is raised %d steps after the last one was reached",
+    async (steps) => {
+      await using lobby = await occupied();
+      const { repository, feeds, told, toldOf } = lobby;
+      await append(repository, 2); // lost by the bus
+      const hold = feeds.hold(LOBBY);
+      const feed = hold.start(await repository.head(LOBBY));
+      const reading = repository.hold("readAfter", "answered");
+      const first = feed.advanceTo(seq(2));
+      await reading.reached;
+      await append(repository, 1); // and lost too
+      reading.release();
+      await toldOf(2);
+      for (const _ of range(1, steps)) await null;
+      await feed.advanceTo(seq(3));
+      expect(feed.delivered()).toBe(seq(3));
+      await first;
+      expect(told).toEqual([1, 2, 3]);
+      hold.release();
+    },
+  );
+
   test("collects what is told meanwhile, and a feed without members ends with its last hold", async () => {
     await using lobby = await occupied();
     const { repository } = lobby;
