@@ -112,9 +112,11 @@ function tell(outcome: Outcome): void {
   const recovered = recoveries
     .map(({ wallMs, ownMs }) => `${Math.round(ownMs)} of ${Math.round(wallMs)}`)
     .join(", ");
+  const awayMs = Math.round(Math.max(0, ...recoveries.map(({ databaseAwayMs }) => databaseAwayMs)));
+  const away = awayMs > 0 ? `, MongoDB itself answered nobody for ${awayMs} ms` : "";
   const slow = slowDisconnected > 0 ? `, ${slowDisconnected} slow readers disconnected` : "";
   console.log(
-    `${violations.length === 0 ? "kept " : "BROKE"} ${summary(plan)} | ${seconds.toFixed(1)} s, ${acked} acked, ${delivered} delivered, recovered in ${recovered} ms${slow}${refused.join("")}`,
+    `${violations.length === 0 ? "kept " : "BROKE"} ${summary(plan)} | ${seconds.toFixed(1)} s, ${acked} acked, ${delivered} delivered, recovered in ${recovered} ms${away}${slow}${refused.join("")}`,
   );
   for (const { kind, what } of violations) console.log(`      ${kind}: ${what}`);
 }
@@ -159,6 +161,7 @@ const sum = (of: (outcome: Outcome) => number) => outcomes.reduce((total, outcom
 const violations = sum((outcome) => outcome.violations.length);
 const recoveries = outcomes.flatMap((outcome) => outcome.recoveries);
 const excused = recoveries.filter(({ wallMs, ownMs }) => wallMs > RECOVERY_MS && ownMs <= RECOVERY_MS);
+const away = recoveries.filter(({ databaseAwayMs }) => databaseAwayMs > 0);
 const worst = (of: (stretch: Stretch) => number) => Math.round(Math.max(0, ...recoveries.map(of)));
 if (values.json !== undefined)
   await writeFile(
@@ -166,6 +169,6 @@ if (values.json !== undefined)
     `${JSON.stringify({ seed, stores, seconds: (performance.now() - began) / 1_000, outcomes }, null, 1)}\n`,
   );
 console.log(
-  `seed ${seed}: ${outcomes.length} plans, ${sum(({ faults }) => faults)} faults, ${sum(({ acked }) => acked)} acked, ${sum(({ delivered }) => delivered)} delivered, ${sum(({ joins }) => joins)} joins, slowest recovery ${worst(({ ownMs }) => ownMs)} ms of the service's own time (${worst(({ wallMs }) => wallMs)} ms by the clock; ${excused.length} of ${recoveries.length} took over ${RECOVERY_MS} ms by the clock and were excused), ${violations} violations, ${Math.round((performance.now() - began) / 1_000)} s`,
+  `seed ${seed}: ${outcomes.length} plans, ${sum(({ faults }) => faults)} faults, ${sum(({ acked }) => acked)} acked, ${sum(({ delivered }) => delivered)} delivered, ${sum(({ joins }) => joins)} joins, slowest recovery ${worst(({ ownMs }) => ownMs)} ms of the service's own time (${worst(({ wallMs }) => wallMs)} ms by the clock; ${excused.length} of ${recoveries.length} took over ${RECOVERY_MS} ms by the clock and were excused; ${away.length} began when MongoDB itself answered again), ${violations} violations, ${Math.round((performance.now() - began) / 1_000)} s`,
 );
 process.exit(violations > 0 ? 1 : 0);

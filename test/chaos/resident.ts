@@ -141,6 +141,7 @@ export function createResident(options: ResidentOptions): Resident {
       for (const message of messages) if ((message.seq ?? 0) <= target) sighting.show(message, "read on");
       if (messages.length === 0) await Bun.sleep(REJOIN_MIN_MS);
     }
+    if (!isSame(connection)) return; // what waits now is of the next connection
     const waiting = place.waiting ?? [];
     place.waiting = null;
     for (const message of waiting) sighting.show(message, "live");

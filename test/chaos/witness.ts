@@ -38,7 +38,9 @@ export function callWitness({ uri, databaseName, room, afterMs, onBack }: Witnes
     });
 
   async function ask(client: MongoClient): Promise<void> {
-    const messages = client.db(databaseName).collection<{ _id: string; room?: string; seq?: number }>("messages");
+    const messages = client
+      .db(databaseName)
+      .collection<{ _id: string; room?: string; seq?: number }>("messages");
     const writeConcern = { w: "majority", journal: true } as const;
     // Nobody's document, found by nobody: it waits for the collection as an insert does, and leaves nothing there.
     await messages.updateOne({ _id: "the witness" }, { $set: { seen: true } }, { writeConcern });
