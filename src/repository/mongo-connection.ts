@@ -12,6 +12,7 @@ import { LIMITS } from "../limits.ts";
 import { MONGO_TIMES, type MongoChoice, mongoClient, mongoDatabase } from "./mongo-client.ts";
 import { createLifeCheck, type Life, LifeChanged, prepareDatabase } from "./mongo-life.ts";
 import { MESSAGES, type MessageDocument } from "./mongo-schema.ts";
+import { createSharedReads, type SharedRead } from "./mongo-shared-reads.ts";
 import { createTurns } from "./mongo-turns.ts";
 import type { RepositoryWorld, StoreStatus } from "./repository.ts";
 
@@ -44,6 +45,8 @@ export interface MongoConnection {
    * `overloaded`; one that takes too long is given up, and says nothing about the server.
    */
   read: Run;
+  /** The same for what many ask for at once: those who give one key share a read that begins after all of them asked. */
+  readShared<T>(key: string, work: (life: Life, ended: AbortSignal) => Promise<T>): Promise<T>;
   /** Resolves with the life once the store is up; rejects when it does not come up in that time. */
   up(withinMs: number): Promise<Life>;
   /** An operation failed: where that speaks of the server, the store is down until it answers. */
@@ -75,6 +78,9 @@ const speaksOfServer = (error: unknown) =>
     error.name !== "MongoWaitQueueTimeoutError" &&
     !(error instanceof MongoServerError && error.code === MAX_TIME_EXPIRED));
 
+/** A read that nobody shares. */
+const ALONE: SharedRead = { rest: () => Promise.resolve(), begin() {} };
+
 /** Connects in the background and goes on doing so until `close`. */
 export function connectMongo({
   uri,
@@ -102,6 +108,7 @@ export function connectMongo({
     Math.min(LIMITS.storeReadsMax, client.options.maxPoolSize || LIMITS.storeReadsMax),
     LIMITS.storeWaitersMax,
   );
+  const share = createSharedReads(LIMITS.storeWaitersMax);
 
   const down = (reason: string, error?: unknown) => {
     if (closed) return;
@@ -208,6 +215,27 @@ export function connectMongo({
     return settled;
   };
 
+  function read<T>(
+    work: (life: Life, ended: AbortSignal) => Promise<T>,
+    { rest, begin }: SharedRead = ALONE,
+  ): Promise<T> {
+    const ended = new AbortController();
+    let hasTurn = false;
+    const inTurn = async () => {
+      // First, so that whoever waits for a store that is away keeps no turn.
+      await up(MONGO_TIMES.comeUpMs);
+      await rest();
+      const giveBack = await turns.take(ended.signal);
+      hasTurn = true;
+      begin();
+      // The turn lasts as long as the driver works for it, also when nobody waits any more.
+      return attempt(work, ended.signal).finally(giveBack);
+    };
+    return settle(inTurn(), ended, () =>
+      hasTurn ? new SlowRead(`the read took ${MONGO_TIMES.operationMs} ms`) : new ChatError("overloaded"),
+    );
+  }
+
   return {
     place,
     messages: db.collection<MessageDocument>(MESSAGES),
@@ -227,21 +255,8 @@ export function connectMongo({
       );
     },
 
-    read(work) {
-      const ended = new AbortController();
-      let begun = false;
-      const inTurn = async () => {
-        // First, so that whoever waits for a store that is away keeps no turn.
-        await up(MONGO_TIMES.comeUpMs);
-        const giveBack = await turns.take(ended.signal);
-        begun = true;
-        // The turn lasts as long as the driver works for it, also when nobody waits any more.
-        return attempt(work, ended.signal).finally(giveBack);
-      };
-      return settle(inTurn(), ended, () =>
-        begun ? new SlowRead(`the read took ${MONGO_TIMES.operationMs} ms`) : new ChatError("overloaded"),
-      );
-    },
+    read,
+    readShared: (key, work) => share(key, (mine) => read(work, mine)),
 
     verify: createLifeCheck(db),
 

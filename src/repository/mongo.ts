@@ -40,7 +40,7 @@ export async function openMongoRepository(world: RepositoryWorld & MongoChoice):
     bounds: PageBounds,
     range: TimeRange = {},
   ): Promise<RoomPage> =>
-    connection.read(async (life, ended) => {
+    connection.readShared(JSON.stringify([room, stretch, direction, bounds, range]), async (life, ended) => {
       const newest = await readEnd(connection, room, -1);
       // On the server, not by search: along the numbers that `migrate` gave out, the time falls.
       const received = {
@@ -73,7 +73,7 @@ export async function openMongoRepository(world: RepositoryWorld & MongoChoice):
     append: async (drafts) => (drafts.length === 0 ? [] : append(drafts)),
 
     head: (room) =>
-      connection.read(async (life) => {
+      connection.readShared(JSON.stringify([room]), async (life) => {
         const newest = await readEnd(connection, room, -1);
         const [oldest] = await Promise.all([readEnd(connection, room, 1), connection.verify(life)]);
         return toHead(life, newest, oldest);

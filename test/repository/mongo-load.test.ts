@@ -4,7 +4,7 @@ import { describe, expect, test } from "bun:test";
 import { heapStats } from "bun:jsc";
 import { LIMITS } from "../../src/limits.ts";
 import { openMongoRepository } from "../../src/repository/mongo.ts";
-import { draft, drafts, range, room, stored } from "../contract/drafting.ts";
+import { draft, range, room, seq, stored } from "../contract/drafting.ts";
 import { startLaggingReplica } from "../fixture/mongo-replica.ts";
 import { sharedMongo } from "../fixture/mongodb.ts";
 import { keptLog, mongoDatabaseOf, newEpoch } from "./mongo-opening.ts";
@@ -35,9 +35,8 @@ describe("reads from MongoDB", () => {
       const mongo = mongoDatabaseOf(slow.uri, direct.databaseName);
       try {
         const repository = await mongo.open();
-        await repository.append(drafts("a", 3));
         looks = 0;
-        const outcomes = range(1, 300).map(() => outcomeOf(repository.head(room("a"))));
+        const outcomes = range(1, 300).map((n) => outcomeOf(repository.head(room(`a${n}`))));
         while (reading < LIMITS.storeReadsMax) await Bun.sleep(1);
         expect(stored((await repository.append([draft("b")]))[0])).toMatchObject({ seq: 1 });
         release();
@@ -51,6 +50,41 @@ describe("reads from MongoDB", () => {
         await direct.db.dropDatabase();
         await direct.dispose();
         slow.stop();
+      }
+    },
+    TEST_MS,
+  );
+
+  test(
+    "of one thing that a crowd asks for at once are a few, and none is older than its question",
+    async () => {
+      let finds = 0;
+      const uri = await sharedMongo();
+      const counting = await startLaggingReplica(Number(new URL(uri).port), async (command) => {
+        if (command.find === "messages") finds += 1;
+      });
+      const direct = mongoDatabaseOf(uri);
+      const mongo = mongoDatabaseOf(counting.uri, direct.databaseName);
+      try {
+        const repository = await mongo.open();
+        const crowd = (after: number) =>
+          range(1, 500).map(async () => {
+            const bounds = { messagesMax: 100, textBytesMax: 100_000 };
+            const page = await repository.readAfter(room("a"), seq(after), bounds);
+            return `${page.head.seq}: ${page.messages.map((message) => message.seq)}`;
+          });
+        for (const n of range(1, 5)) {
+          await repository.append([draft("a")]);
+          finds = 0;
+          expect(new Set(await Promise.all(crowd(n - 1)))).toEqual(new Set([`${n}: ${n}`]));
+          // One page takes three.
+          expect(finds).toBe(3);
+        }
+      } finally {
+        await mongo.dispose();
+        await direct.db.dropDatabase();
+        await direct.dispose();
+        counting.stop();
       }
     },
     TEST_MS,
@@ -92,9 +126,11 @@ describe("a MongoDB store that is down", () => {
       const { log } = keptLog();
       const repository = await openMongoRepository({ ...away, log });
       try {
-        const waiting = range(1, LIMITS.storeWaitersMax).map(() => outcomeOf(repository.head(room("a"))));
+        const waiting = range(1, LIMITS.storeWaitersMax).map((n) =>
+          outcomeOf(repository.head(room(`a${n}`))),
+        );
         const first = Promise.race(waiting).then(() => "the first that waits");
-        const one = outcomeOf(repository.head(room("a")));
+        const one = outcomeOf(repository.readRooms({ before: null, roomsMax: 1 }));
         expect(await Promise.race([one, first])).toBe("storage_unavailable");
         await Promise.all(waiting);
       } finally {
