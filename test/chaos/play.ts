@@ -187,7 +187,7 @@ async function recover(stage: Stage): Promise<Recovery> {
   else if (ownMs > RECOVERY_MS || wallMs >= RECOVERY_GIVEN_UP_MS)
     ledger.violated(
       "slow to recover",
-      `the first ack came ${Math.round(wallMs)} ms after the fault had ended, ${Math.round(ownMs)} ms of that were the service's own (limit ${RECOVERY_MS} ms)`,
+      `the first ack came ${Math.round(wallMs)} ms after the fault had ended, ${Math.round(ownMs)} ms of that were the service's own (limit ${RECOVERY_MS} ms)${witness === null ? "" : `; MongoDB answered a witness ${witness.answers()} times meanwhile`}`,
     );
   await Promise.all([asked, witness?.end()]);
   return recovery;

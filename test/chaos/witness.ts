@@ -8,6 +8,8 @@ import { MongoClient } from "mongodb";
 export interface Witness {
   /** Whether the database keeps it waiting for too long now. */
   isWaiting(): boolean;
+  /** How often the database has answered it. */
+  answers(): number;
   end(): Promise<void>;
 }
 
@@ -26,7 +28,7 @@ export interface WitnessOptions {
 }
 
 export function callWitness({ uri, databaseName, room, afterMs, onBack }: WitnessOptions): Witness {
-  let [isEnded, isWaiting] = [false, false];
+  let [isEnded, isWaiting, answers] = [false, false, 0];
   let wake = () => {};
   const rest = (ms: number) =>
     new Promise<void>((resolve) => {
@@ -60,6 +62,7 @@ export function callWitness({ uri, databaseName, room, afterMs, onBack }: Witnes
       try {
         while (!isEnded) {
           await ask(client);
+          answers += 1;
           if (isWaiting) onBack();
           isWaiting = false;
           await rest(ASK_AGAIN_MS);
@@ -75,6 +78,7 @@ export function callWitness({ uri, databaseName, room, afterMs, onBack }: Witnes
   const watching = watch();
   return {
     isWaiting: () => isWaiting,
+    answers: () => answers,
     async end() {
       isEnded = true;
       wake();
