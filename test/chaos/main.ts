@@ -29,7 +29,7 @@ const USAGE = `bun run chaos [options]
   --store KIND    sqlite or mongodb only
   --only FAULT    this fault alone, no mixes: ${FAULT_NAMES.join(", ")}
   --no-alone      mixes only
-  --storm N       clients of a reconnect storm (default 120; on MongoDB a quarter: its stand-in is slow)
+  --storm N       clients of a reconnect storm (default 120)
   --plan JSON     this plan only, as it was printed
   --program FILE  the service to drive (default src/main.ts)
   --json FILE     write the report there

@@ -39,7 +39,7 @@ export interface Stage {
   upgraders(count: number): readonly Resident[];
   /** A late comer, who asks for everything. */
   lateComer(): void;
-  /** Many come, all break at once, and all come back; on a slow store a quarter of them. Its end waits for that. */
+  /** Many come, all break at once, and all come back. Its end waits for that. */
   storm(): Promise<Course>;
   /** Waits until the service has given up those that died without a word; it is asked for those that poll. */
   vanished(dead: ReturnType<Cable["die"]>, service: Supervised): Promise<void>;
@@ -174,11 +174,10 @@ export async function openStage(plan: Plan, options: StageOptions): Promise<Stag
       void come("latecomer", chance.oneOf(["websocket", "polling", "upgrade"]), false, "beginning"),
 
     async storm() {
-      const count = database === null ? stormClients : Math.ceil(stormClients / 4);
-      const crowd = Array.from({ length: count }, () => come("crowd", "websocket", false, "now"));
+      const crowd = Array.from({ length: stormClients }, () => come("crowd", "websocket", false, "now"));
       const allIn = () => crowd.every(({ isIn }) => ROOMS.every(isIn));
       const within = STORM_MS * crowding();
-      if (!(await watch.until(allIn, within))) ledger.violated("stuck", `of ${count} not all came in`);
+      if (!(await watch.until(allIn, within))) ledger.violated("stuck", `of ${stormClients} not all came in`);
       for (const resident of crowd) resident.drop();
       const wereOut = await watch.until(() => !allIn(), 1_000);
       return {
@@ -186,7 +185,10 @@ export async function openStage(plan: Plan, options: StageOptions): Promise<Stag
         async end() {
           const began = performance.now();
           if (!(await watch.until(allIn, within)))
-            ledger.violated("stuck", `of ${count} not all came back in ${performance.now() - began} ms`);
+            ledger.violated(
+              "stuck",
+              `of ${stormClients} not all came back in ${performance.now() - began} ms`,
+            );
         },
       };
     },
