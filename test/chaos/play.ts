@@ -152,11 +152,11 @@ async function feel({ ledger }: Stage, fault: FaultName, { felt }: Course): Prom
  * says nothing of those that come.
  */
 async function recover(stage: Stage): Promise<Recovery> {
-  const { ledger, services, rooms, watch, onTheWay } = stage;
-  const room = rooms[0] as string;
+  const { ledger, services, watch, onTheWay } = stage;
   const over = performance.now();
-  let [back, ended] = [over, beginStretch(onTheWay(services))];
+  let [back, ended, isJudged] = [over, beginStretch(onTheWay(services)), false];
   const witness = stage.callWitness(WITNESS_AFTER_MS, () => {
+    if (isJudged) return;
     ended();
     [back, ended] = [performance.now(), beginStretch(onTheWay(services))];
   });
@@ -164,33 +164,50 @@ async function recover(stage: Stage): Promise<Recovery> {
     witness?.isWaiting()
       ? performance.now() - over > DATABASE_GIVEN_UP_MS
       : performance.now() - back > RECOVERY_GIVEN_UP_MS;
+  const isFirstAcked = () => ledger.newestAckedAt() > over;
   const first = async () => {
-    while (!(await watch.until(() => ledger.newestAckedAt() > over, RECOVERY_LOOK_MS)) && !isOver());
+    while (!(await watch.until(isFirstAcked, RECOVERY_LOOK_MS)) && !isOver());
+    return isFirstAcked();
   };
-  const asked = Promise.all(
-    services.map(async ({ url }, index) => {
-      const name = `prober${index}`;
-      const voice = httpVoice(name, url, ledger);
-      const text = `${name} asks ${Bun.randomUUIDv7()}`;
-      const entry = ledger.speak({ room, userId: name, text, clientId: text, mustRefuse: null });
-      while (entry.acked === null && !isOver()) {
-        await voice.say(entry);
-        if (entry.acked === null) await Bun.sleep(10);
-      }
-    }),
-  );
-  await (services.length === 1 ? first() : asked);
-  const recovery = { ...ended(), databaseAwayMs: back - over };
-  const { wallMs, ownMs } = recovery;
-  if (witness?.isWaiting())
-    ledger.violated("stuck", `MongoDB itself answered nobody for ${Math.round(performance.now() - over)} ms`);
-  else if (ownMs > RECOVERY_MS || wallMs >= RECOVERY_GIVEN_UP_MS)
+  const asked = Promise.all(services.map(({ url }, index) => probe(stage, `prober${index}`, url, isOver)));
+  const isBack = services.length === 1 ? await first() : !(await asked).includes(false);
+  isJudged = true;
+  const stretch = ended();
+  // A service that is back before the witness has its answer has lost no time at all.
+  const wasAway = witness?.isWaiting() === true;
+  const recovery = wasAway
+    ? { ...NO_TIME, databaseAwayMs: performance.now() - over }
+    : { ...stretch, databaseAwayMs: back - over };
+  const { wallMs, ownMs, databaseAwayMs } = recovery;
+  if (!isBack && wasAway)
+    ledger.violated("stuck", `MongoDB itself answered nobody for ${Math.round(databaseAwayMs)} ms`);
+  else if (!isBack || ownMs > RECOVERY_MS || wallMs >= RECOVERY_GIVEN_UP_MS)
     ledger.violated(
       "slow to recover",
       `the first ack came ${Math.round(wallMs)} ms after the fault had ended, ${Math.round(ownMs)} ms of that were the service's own (limit ${RECOVERY_MS} ms)${witness === null ? "" : `; MongoDB answered a witness ${witness.answers()} times meanwhile`}`,
     );
   await Promise.all([asked, witness?.end()]);
   return recovery;
+}
+
+const NO_TIME: Stretch = { wallMs: 0, ownMs: 0 };
+
+/** Says something to a service again and again. Resolves with whether it was acked before time was up. */
+async function probe(
+  { ledger, rooms }: Stage,
+  name: string,
+  url: string,
+  isOver: () => boolean,
+): Promise<boolean> {
+  const voice = httpVoice(name, url, ledger);
+  const text = `${name} asks ${Bun.randomUUIDv7()}`;
+  const draft = { room: rooms[0] as string, userId: name, text, clientId: text, mustRefuse: null };
+  const entry = ledger.speak(draft);
+  while (entry.acked === null && !isOver()) {
+    await voice.say(entry);
+    if (entry.acked === null) await Bun.sleep(10);
+  }
+  return entry.acked !== null;
 }
 
 /** Everybody finishes what they were saying, and everybody is shown all of it; then once more, one by one. */
