@@ -56,7 +56,7 @@ function parse(argv: readonly string[]) {
 
 async function migrate({ store }: Config, dryRun: boolean): Promise<string> {
   if (store.kind === "sqlite") return "nothing to migrate: the SQLite store has no older messages\n";
-  const { migrateMongo } = await import("./repository/mongo-migrate.ts");
+  const { migrateMongo } = await import("./repository/mongo/migrate.ts");
   const newEpoch = () => Bun.randomUUIDv7() as string as Epoch;
   const { numbered, rooms, dated, unreadable } = await migrateMongo({ ...store, dryRun, newEpoch });
   const [were, left] = dryRun ? ["would be", "would be left as they are"] : ["were", "were left as they are"];

@@ -2,9 +2,9 @@
 
 import { ConfigError, loadConfig } from "./config.ts";
 import { SettingError } from "./errors.ts";
-import { endNow } from "./exit.ts";
+import { endNow } from "./runtime/exit.ts";
 import { createLog } from "./observe/log.ts";
-import { isOnScreen, print } from "./observe/output.ts";
+import { isOnScreen, print } from "./runtime/output.ts";
 import { type Service, startService } from "./service.ts";
 
 /** sysexits.h: something in the configuration is wrong. */

@@ -10,12 +10,12 @@ import { createHttpApp } from "./http/app.ts";
 import { LIMITS } from "./limits.ts";
 import type { Log } from "./observe/log.ts";
 import { createMetrics, type Metrics } from "./observe/metrics.ts";
-import { type ChatEngine, createEngine, type EngineHost } from "./realtime/engine.ts";
-import { readConnectionsMax } from "./realtime/connections-max.ts";
+import { type ChatEngine, createEngine, type EngineHost } from "./engine/engine.ts";
+import { readConnectionsMax } from "./runtime/connections-max.ts";
 import { createFanout } from "./realtime/fanout.ts";
 import { type ChatPeer, createBroadcast, createGateway, type Gateway } from "./realtime/gateway.ts";
-import { createPipelines } from "./realtime/pipelines.ts";
-import { createSocketIo } from "./realtime/socket-io.ts";
+import { createPipelines } from "./http/pipelines.ts";
+import { createSocketIo } from "./engine/socket-io.ts";
 import { openRepository } from "./repository/open.ts";
 
 export interface Service {

@@ -4,7 +4,7 @@ import { describe, expect, test } from "bun:test";
 import { version } from "../package.json";
 import { sharedMongo } from "./fixture/mongodb.ts";
 import { startProgram, temporaryFolder } from "./fixture/program.ts";
-import { mongoDatabaseOf } from "./repository/mongo-opening.ts";
+import { mongoDatabaseOf } from "./repository/mongo/opening.ts";
 
 const CLI = `${import.meta.dir}/../src/cli.ts`;
 

@@ -1,8 +1,8 @@
 /** Fan-out through Bun's topics: a frame for a room is encoded once and published, not written to each member. */
 
 import { createFew, type Few } from "../domain/few.ts";
-import type { EngineSession } from "./engine-session.ts";
-import type { EngineHost } from "./engine.ts";
+import type { EngineSession } from "../engine/session.ts";
+import type { EngineHost } from "../engine/engine.ts";
 
 /** What is reached in a room: a session, by whatever speaks for it. */
 export interface Member {

@@ -26,7 +26,7 @@ import {
 } from "../protocol/events.ts";
 import { encodeMessage } from "../protocol/wire.ts";
 import type { Fanout } from "./fanout.ts";
-import { eventFrame, type Namespace, type Peer } from "./socket-io.ts";
+import { eventFrame, type Namespace, type Peer } from "../engine/socket-io.ts";
 
 /** A connection in Socket.IO's sense, with what we know of it. */
 export type ChatPeer = Peer<Connection>;

@@ -13,11 +13,11 @@ export async function openRepository(
 ): Promise<MessageRepository> {
   switch (choice.kind) {
     case "sqlite": {
-      const { openSqliteRepository } = await import("./sqlite.ts");
+      const { openSqliteRepository } = await import("./sqlite/open.ts");
       return openSqliteRepository({ ...world, path: choice.path });
     }
     case "mongodb": {
-      const { openMongoRepository } = await import("./mongo.ts");
+      const { openMongoRepository } = await import("./mongo/open.ts");
       return openMongoRepository({ ...world, uri: choice.uri, databaseName: choice.databaseName });
     }
   }

@@ -60,7 +60,7 @@ const quantile = (sorted: readonly number[], share: number) =>
 
 /**
  * Checks the health in rounds while `load` goes on. In most rounds nearly all answers come within half a sync. A loop that
- * waits for syncs keeps one check in eight waiting longer, in every round (seen with synchronous = FULL in sqlite.ts);
+ * waits for syncs keeps one check in eight waiting longer, in every round (seen with synchronous = FULL in sqlite/open.ts);
  * a busy machine spoils only some.
  */
 async function expectQuickHealth(url: string, load: Promise<unknown>): Promise<void> {

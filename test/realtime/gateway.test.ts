@@ -7,7 +7,7 @@ import { ChatError } from "../../src/errors.ts";
 import { LIMITS } from "../../src/limits.ts";
 import { createFanout } from "../../src/realtime/fanout.ts";
 import { type ChatPeer, createBroadcast, createGateway, type Gateway } from "../../src/realtime/gateway.ts";
-import { createSocketIo } from "../../src/realtime/socket-io.ts";
+import { createSocketIo } from "../../src/engine/socket-io.ts";
 import { range, refused, seqsOf } from "../contract/conversation.ts";
 import { type Answer, bunClient, type Link } from "../contract/links.ts";
 import type { Transport } from "../contract/stock-client.ts";

@@ -1,0 +1,146 @@
+/** The event loop's end of the write-ahead log: syncs it in the thread pool and has a worker keep it small. */
+
+import type { Database } from "bun:sqlite";
+import { closeSync, fdatasync, openSync } from "node:fs";
+import type { CheckpointAnswer, CheckpointAsk } from "./checkpoint.ts";
+
+export interface Wal {
+  /** Settles when all that was committed before the call is on disk, or rejects when that is unknown. */
+  sync(): Promise<void>;
+  /** Bytes of the log that are in use. */
+  bytes(): number;
+  /** Whether any of the log is in the database file already. */
+  isPartlyCopied(): boolean;
+  /** Has the worker copy what it can while commits go on. */
+  backfill(): Promise<void>;
+  /**
+   * Has the worker write again, and sync, all that a failed sync may have lost of the log and of what was copied from it.
+   * Rejects when the log is not readable as it was written. Nobody may commit meanwhile.
+   */
+  mend(): Promise<void>;
+  /** Has the worker copy the rest and start the log afresh. Nobody may commit or hold a read transaction meanwhile. */
+  finish(): Promise<void>;
+  /** Has the worker commit a trifle, unsynced: it shows whether the file can be written. */
+  touch(): Promise<void>;
+  /** Has the worker empty the log, and lets go of both. Rejects when the log is left as it is. */
+  close(): Promise<void>;
+  /** Lets go of both and leaves the log as it is. The connections must still be open. */
+  leave(): Promise<void>;
+}
+
+/** How long SQLite may wait for a foreign lock on the event loop; longer waits are ours, off it. */
+export const LOOP_BUSY_MS = 5;
+
+/** A frame's header, https://sqlite.org/fileformat2.html#walformat */
+const FRAME_HEADER_BYTES = 24;
+
+/** How soon after the opening the worker is started, and the module that starts it is loaded. */
+const WORKER_START_MS = 100;
+
+/**
+ * @param writer the connection that commits; it must have opened the log
+ * @param path of the database file
+ * @param descriptor of the database file, may be written; to be closed by the caller when no connection is open any more
+ */
+export function openWal(writer: Database, path: string, descriptor: number): Wal {
+  const pageBytes = Number(writer.query("PRAGMA page_size").values()[0]?.[0]);
+  // Looks at the log without touching it; answers [busy, frames in the log, frames copied].
+  const look = writer.prepare("PRAGMA wal_checkpoint(NOOP)");
+  // The log is one file from the first connection's opening to the last one's closing. Unlike the database file and its
+  // -shm it holds no POSIX locks that the closing of another descriptor would drop.
+  const log = openSync(`${path}-wal`, "r");
+
+  let worker: CheckpointWorker | undefined;
+  // Not while the program starts, of which it would take a third, nor when the log is long already: then acks would wait for it.
+  const soon = setTimeout(() => {
+    worker ??= startWorker(path, descriptor);
+  }, WORKER_START_MS);
+  soon.unref();
+  /** Asks the worker; one that died is replaced. */
+  async function ask(step: Step): Promise<void> {
+    worker ??= startWorker(path, descriptor);
+    const asked = worker;
+    try {
+      await asked.opened;
+      await asked.ask(step);
+    } finally {
+      if (asked.isDead() && worker === asked) worker = undefined;
+    }
+  }
+  function letGo() {
+    clearTimeout(soon);
+    worker?.terminate();
+    look.finalize();
+    closeSync(log);
+  }
+
+  return {
+    sync: () =>
+      new Promise((resolve, reject) => fdatasync(log, (error) => (error ? reject(error) : resolve()))),
+    bytes: () => Math.max(0, Number(look.values()[0]?.[1])) * (pageBytes + FRAME_HEADER_BYTES),
+    // What cannot be looked at may be.
+    isPartlyCopied: () => Number(look.values()[0]?.[2]) !== 0,
+    backfill: () => ask("backfill"),
+    mend: () => ask("mend"),
+    finish: () => ask("finish"),
+    touch: () => ask("touch"),
+    close: () => ask("close").finally(letGo),
+    async leave() {
+      // A dead one has nothing to leave.
+      await worker?.ask("leave").catch(() => {});
+      letGo();
+    },
+  };
+}
+
+type Step = Exclude<CheckpointAsk["step"], "open">;
+type CheckpointWorker = ReturnType<typeof startWorker>;
+
+function startWorker(path: string, descriptor: number) {
+  const waiting = new Map<number, { resolve: () => void; reject: (error: Error) => void }>();
+  let asked = 0;
+  let dead: Error | undefined;
+  // In a compiled program the worker is an entry point of its own, found by name beside the main one: it has to be built
+  // with entry naming "[name].[ext]".
+  const { Worker } = process.getBuiltinModule("node:worker_threads");
+  const worker = new Worker(new URL("./checkpoint.ts", import.meta.url));
+  worker.on("message", ({ id, fault }: CheckpointAnswer) => {
+    const asker = waiting.get(id);
+    waiting.delete(id);
+    if (waiting.size === 0) worker.unref();
+    if (fault === undefined) asker?.resolve();
+    else asker?.reject(Object.assign(new Error(fault.message), { errno: fault.errno }));
+  });
+  const die = (cause?: unknown) => {
+    dead ??= new Error("the checkpoint worker ended", { cause });
+    for (const asker of waiting.values()) asker.reject(dead);
+    waiting.clear();
+  };
+  worker.on("error", die);
+  worker.on("exit", () => die());
+  const send = (message: (id: number) => CheckpointAsk) =>
+    new Promise<void>((resolve, reject) => {
+      if (dead !== undefined) throw dead;
+      const id = ++asked;
+      waiting.set(id, { resolve, reject });
+      worker.ref();
+      worker.postMessage(message(id));
+    });
+
+  const terminate = () => {
+    die();
+    void worker.terminate();
+  };
+  const opened = send((id) => ({ id, step: "open", path, descriptor })).catch((error) => {
+    terminate();
+    throw error;
+  });
+  // Whoever asks hears of it.
+  opened.catch(() => {});
+  return {
+    opened,
+    isDead: () => dead !== undefined,
+    ask: (step: Step) => send((id) => ({ id, step })),
+    terminate,
+  };
+}

@@ -1,0 +1,296 @@
+/** What the embedded store promises about the disk: synced before told, never on the event loop, whole after a kill. */
+
+import { Database } from "bun:sqlite";
+import { expect, spyOn, test } from "bun:test";
+import { closeSync, openSync, statSync, writeSync } from "node:fs";
+import { open, readdir } from "node:fs/promises";
+import { Worker } from "node:worker_threads";
+import type { RoomName, Seq } from "../../../src/domain/ids.ts";
+import { assert } from "../../../src/errors.ts";
+import { LIMITS } from "../../../src/limits.ts";
+import { intactFrames, rewriteLog } from "../../../src/repository/sqlite/log-check.ts";
+import { diskFaults } from "../../fixture/disk.ts";
+import { openSqlite, scratch, sends, sqliteChild } from "../../fixture/sqlite.ts";
+
+const room = "a" as RoomName;
+const SYNC_MS = 20;
+
+test("append answers and shows nothing before the sync has ended, and no sync stops the event loop", async () => {
+  await using place = await scratch();
+  const disk = await diskFaults(place.folder, { syncMs: SYNC_MS, syncLog: `${place.folder}/syncs` });
+  for (const _store of ["new", "there already"]) {
+    await using slow = sqliteChild("watched", place.path, disk);
+    const seen = await slow.next();
+    expect(seen.fastestMs).toBeGreaterThanOrEqual(SYNC_MS);
+    // A commit that shows too early shows a whole sync too early; a few milliseconds are the machine's.
+    expect(seen.seenEarlyMs).toBeLessThan(SYNC_MS / 2);
+    expect(seen.reads).toBeGreaterThan(100);
+    // One for each append, and those of several checkpoints.
+    expect(seen.syncs).toBeGreaterThanOrEqual(65);
+    expect(seen.syncsOnTheLoop).toBe(0);
+  }
+});
+
+test("append keeps every acked message through five kills", async () => {
+  await using place = await scratch();
+  const acked = new Map<number, string>();
+  for (let kill = 1; kill <= 5; kill++) {
+    {
+      await using victim = sqliteChild("load", place.path);
+      const until = acked.size + 300 + 100 * kill;
+      while (acked.size < until) {
+        const { acked: batch } = await victim.next();
+        for (const [seq, id] of batch as [number, string][]) {
+          expect(acked.has(seq)).toBe(false);
+          acked.set(seq, id);
+        }
+      }
+    }
+    const repository = await openSqlite(place.path);
+    const stored = new Map<number, string>();
+    for (let after = 0 as Seq; ;) {
+      const page = await repository.readAfter(room, after, { messagesMax: 500, textBytesMax: 1_000_000 });
+      for (const { seq, id } of page.messages) stored.set(seq, id);
+      after = page.messages.at(-1)?.seq ?? after;
+      if (!page.more) {
+        expect([...stored.keys()]).toEqual(Array.from({ length: page.head.seq }, (_, index) => index + 1));
+        break;
+      }
+    }
+    for (const [seq, id] of acked) expect(stored.get(seq)).toBe(id);
+    const last = Math.max(...acked.keys());
+    const [retry] = await repository.append(sends("a", last, 1));
+    expect(retry).toMatchObject({ kind: "duplicate", message: { seq: last, id: acked.get(last) } });
+    // What was committed but not acked is there as well, or not at all; either is numbered on.
+    for (const [seq, id] of stored) acked.set(seq, id);
+    await repository.close();
+  }
+}, 60_000);
+
+test("append keeps the log bounded under constant load, and close leaves none", async () => {
+  await using place = await scratch();
+  const repository = await openSqlite(place.path);
+  const log = `${place.path}-wal`;
+  let longest = 0;
+  let restarts = 0;
+  let written = 0;
+  for (let sent = 0, before = 0; restarts < 4 && written < 1_000_000_000; sent += LIMITS.batchMessagesMax) {
+    await repository.append(sends("a", sent + 1, LIMITS.batchMessagesMax, 2_000));
+    written += LIMITS.batchMessagesMax * 2_000;
+    longest = Math.max(longest, statSync(log).size);
+    // The log's header counts how often it started afresh: https://sqlite.org/fileformat2.html#walformat
+    const sequence = new DataView(await Bun.file(log).slice(0, 32).arrayBuffer()).getUint32(12);
+    if (before !== 0 && sequence !== before) restarts++;
+    before = sequence;
+  }
+  expect(restarts).toBe(4);
+  expect(longest).toBeLessThan(LIMITS.walBytesMax + 4 * LIMITS.batchBytesMax);
+  await repository.close();
+  expect((await readdir(place.folder)).toSorted()).toEqual(["chat.db", "chat.db.lock"]);
+});
+
+test("a failed sync makes the batch unknown, and the store goes on once the file holds the log", async () => {
+  await using place = await scratch();
+  const faultFile = `${place.folder}/fault`;
+  await using store = sqliteChild("commanded", place.path, await diskFaults(place.folder, { faultFile }));
+  await store.next();
+  expect(await store.ask("append 1 10")).toEqual({ kinds: ["stored"] });
+  await Bun.write(faultFile, "sync");
+  expect(await store.ask("append 11 5")).toEqual({ refused: "storage_unavailable" });
+  expect(await store.ask("status")).toMatchObject({ up: false });
+  // What the failed sync was for may be lost: it is neither shown nor built upon.
+  expect(await store.ask("read")).toEqual({ refused: "storage_unavailable" });
+  expect(await store.ask("append 11 5")).toEqual({ refused: "storage_unavailable" });
+  await Bun.file(faultFile).delete();
+  expect(await store.ask("up")).toEqual({ up: true });
+  expect(await store.ask("append 11 5")).toEqual({ kinds: ["duplicate"] });
+  expect(await store.ask("append 16 1")).toEqual({ kinds: ["stored"] });
+  expect(await store.ask("read")).toMatchObject({ seq: 16 });
+  store.child.stdin.end();
+  expect(await store.child.exited).toBe(0);
+  const repository = await openSqlite(place.path);
+  expect(Number((await repository.head(room)).seq)).toBe(16);
+  await repository.close();
+});
+
+test("a full disk refuses, keeps what was stored readable, and recovers without traffic", async () => {
+  await using place = await scratch();
+  const faultFile = `${place.folder}/fault`;
+  await using store = sqliteChild("commanded", place.path, await diskFaults(place.folder, { faultFile }));
+  await store.next();
+  expect(await store.ask("append 1 10")).toEqual({ kinds: ["stored"] });
+  await Bun.write(faultFile, "write");
+  expect(await store.ask("append 11 400")).toEqual({ refused: "storage_unavailable" });
+  expect(await store.ask("status")).toMatchObject({ up: false });
+  expect(await store.ask("read")).toMatchObject({ seq: 10, seqs: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10] });
+  await Bun.file(faultFile).delete();
+  expect(await store.ask("up")).toEqual({ up: true });
+  expect(await store.ask("append 11 400")).toEqual({ kinds: ["stored"] });
+  expect(await store.ask("read")).toMatchObject({ seq: 410 });
+  store.child.stdin.end();
+  expect(await store.child.exited).toBe(0);
+});
+
+test("append gives up on a sync that hangs, hides what it was for, and knows it when the sync has ended", async () => {
+  await using place = await scratch();
+  const faultFile = `${place.folder}/fault`;
+  await using store = sqliteChild("commanded", place.path, await diskFaults(place.folder, { faultFile }));
+  await store.next();
+  expect(await store.ask("append 1 3")).toEqual({ kinds: ["stored"] });
+  await Bun.write(faultFile, "hang");
+  const askedAt = performance.now();
+  expect(await store.ask("append 4 2")).toEqual({ refused: "storage_unavailable" });
+  expect(performance.now() - askedAt).toBeLessThan(LIMITS.storeTimeoutMs * 1.5);
+  expect(await store.ask("status")).toMatchObject({ up: false });
+  expect(await store.ask("read")).toMatchObject({ seq: 3, seqs: [1, 2, 3] });
+  await Bun.file(faultFile).delete();
+  expect(await store.ask("up")).toEqual({ up: true });
+  expect(await store.ask("append 4 2")).toEqual({ kinds: ["duplicate"] });
+  expect(await store.ask("read")).toMatchObject({ seq: 5 });
+}, 20_000);
+
+test("a log that a failed sync has damaged is not copied into the file, and a restart keeps what was acked", async () => {
+  await using place = await scratch();
+  const faultFile = `${place.folder}/fault`;
+  {
+    await using store = sqliteChild("commanded", place.path, await diskFaults(place.folder, { faultFile }));
+    await store.next();
+    expect(await store.ask("append 1 10")).toEqual({ kinds: ["stored"] });
+    const log = `${place.path}-wal`;
+    const ackedFrames = intactFrames(log);
+    expect(ackedFrames).toBeGreaterThan(1);
+    await Bun.write(faultFile, "sync");
+    expect(await store.ask("append 11 5")).toEqual({ refused: "storage_unavailable" });
+    const frames = intactFrames(log);
+    expect(frames).toBeGreaterThan(ackedFrames);
+    // What a kernel does that forgets the page: the first frame of the failed sync is not there when read again.
+    const file = await open(log, "r+");
+    const { size } = await file.stat();
+    const frameBytes = 24 + 4_096;
+    await file.write(Buffer.alloc(1_000, 0xa5), 0, 1_000, 32 + ackedFrames * frameBytes + 1_000);
+    expect((await file.stat()).size).toBe(size);
+    await file.close();
+    expect(intactFrames(log)).toBe(ackedFrames);
+    await Bun.file(faultFile).delete();
+    expect(await store.ask("damaged")).toEqual({ damaged: true });
+    expect(await store.ask("append 11 5")).toEqual({ refused: "storage_unavailable" });
+    // Nor does an orderly end copy it.
+    store.child.stdin.end();
+    expect(await store.child.exited).toBe(0);
+  }
+  const repository = await openSqlite(place.path);
+  expect(Number((await repository.head(room)).seq)).toBe(10);
+  expect(await repository.append(sends("a", 11, 5))).toMatchObject(Array(5).fill({ kind: "stored" }));
+  await repository.close();
+}, 20_000);
+
+test.each(["closed", "killed"])(
+  "a failed sync of the file loses nothing that was acked, goes on by itself, and stays whole when %s",
+  async (end) => {
+    await using place = await scratch();
+    const faultFile = `${place.folder}/fault`;
+    let messages = 4_000;
+    {
+      await using store = sqliteChild("commanded", place.path, await diskFaults(place.folder, { faultFile }));
+      await store.next();
+      await Bun.write(faultFile, "forget");
+      // Twice as much as starts a checkpoint, which fails.
+      messages = Number((await store.ask(`flood ${messages} 100`)).sent);
+      expect(await store.ask("up")).toEqual({ up: true });
+      // A second one, at another step.
+      await Bun.write(faultFile, "forget");
+      messages = Number((await store.ask(`flood ${messages + 3_000} 100`)).sent);
+      expect(await store.ask("up")).toEqual({ up: true });
+      if (end === "closed") {
+        store.child.stdin.end();
+        expect(await store.child.exited).toBe(0);
+      }
+    }
+    const file = new Database(place.path);
+    expect(file.query("PRAGMA integrity_check").values()).toEqual([["ok"]]);
+    file.close();
+    const repository = await openSqlite(place.path);
+    const seqs: number[] = [];
+    for (let after = 0 as Seq, more = true; more;) {
+      const page = await repository.readAfter(room, after, { messagesMax: 500, textBytesMax: 10_000_000 });
+      for (const { seq, text } of page.messages) if (text.startsWith(`message ${seq}.`)) seqs.push(seq);
+      after = page.messages.at(-1)?.seq ?? after;
+      more = page.more;
+    }
+    expect(seqs).toEqual(Array.from({ length: messages }, (_, index) => index + 1));
+    await repository.close();
+  },
+  60_000,
+);
+
+test("rewriteLog gives the file what was copied from the log, and changes nothing else", async () => {
+  await using place = await scratch();
+  const db = new Database(place.path);
+  db.run("PRAGMA journal_mode = WAL");
+  db.run("PRAGMA wal_autocheckpoint = 0");
+  db.run("CREATE TABLE t (x)");
+  const fill = (rows: number) => {
+    for (let row = 0; row < rows; row++) db.run("INSERT INTO t VALUES (randomblob(3000))");
+  };
+  fill(40);
+  const reader = new Database(place.path, { readonly: true });
+  reader.run("BEGIN");
+  expect(reader.query("SELECT count(*) FROM t").values()).toEqual([[40]]);
+  fill(10);
+  db.run("PRAGMA wal_checkpoint(PASSIVE)");
+  const [, frames, copied] = db.query("PRAGMA wal_checkpoint(NOOP)").values()[0] as number[];
+  assert(frames !== undefined && copied !== undefined, "the log can be looked at");
+  expect(copied).toBeGreaterThan(40);
+  expect(frames).toBeGreaterThan(copied);
+  const log = `${place.path}-wal`;
+  const logBefore = await Bun.file(log).bytes();
+  const file = openSync(place.path, "r+");
+  writeSync(file, Buffer.alloc(30 * 4_096, 0xa5), 0, 30 * 4_096, 2 * 4_096);
+  expect(rewriteLog(log, frames + 1, copied, file)).toBe(frames);
+  expect((await Bun.file(place.path).bytes())[2 * 4_096]).toBe(0xa5);
+  expect(rewriteLog(log, frames, copied, file)).toBe(frames);
+  expect(Bun.hash(await Bun.file(log).bytes())).toBe(Bun.hash(logBefore));
+  reader.run("PRAGMA shrink_memory");
+  expect(reader.query("SELECT count(*), sum(length(x)) FROM t").values()).toEqual([[40, 120_000]]);
+  reader.run("COMMIT");
+  db.run("PRAGMA shrink_memory");
+  db.run("PRAGMA wal_checkpoint(RESTART)");
+  expect(db.query("PRAGMA integrity_check").values()).toEqual([["ok"]]);
+  expect(db.query("SELECT count(*) FROM t").values()).toEqual([[50]]);
+  reader.close();
+  db.close();
+  closeSync(file);
+});
+
+test("a checkpoint worker that dies is replaced, and close does not wait for it", async () => {
+  await using place = await scratch();
+  const workers: Worker[] = [];
+  const post = Worker.prototype.postMessage;
+  using _spy = spyOn(Worker.prototype, "postMessage").mockImplementation(function (this: Worker, ...args) {
+    workers.push(this);
+    return post.apply(this, args);
+  });
+  const repository = await openSqlite(place.path);
+  const log = `${place.path}-wal`;
+  const messages = 50 * LIMITS.batchMessagesMax;
+  let longest = 0;
+  let isKilled = false;
+  for (let sent = 0; sent < messages; sent += LIMITS.batchMessagesMax) {
+    const drafts = sends("a", sent + 1, LIMITS.batchMessagesMax, 2_000);
+    // The death may have hidden a failed sync: batches are refused until that is mended.
+    while (!(await repository.append(drafts).catch(() => undefined)))
+      await new Promise((resume) => setTimeout(resume, 5));
+    longest = Math.max(longest, statSync(log).size);
+    if (isKilled || workers.length === 0) continue;
+    isKilled = true;
+    await workers[0]?.terminate();
+  }
+  // Less than was written: it started afresh.
+  expect(longest).toBeLessThan(LIMITS.walBytesMax + 4 * LIMITS.batchBytesMax);
+  expect(new Set(workers).size).toBe(2);
+  await workers.at(-1)?.terminate();
+  await repository.close();
+  const reopened = await openSqlite(place.path);
+  expect(Number((await reopened.head(room)).seq)).toBe(messages);
+  await reopened.close();
+}, 30_000);
