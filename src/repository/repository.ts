@@ -87,7 +87,7 @@ export interface MessageRepository {
   /**
    * Stores the drafts in this order, together: one transaction, or one ordered batch. The results stand in the order
    * of the drafts. A stored message's numbers follow the drafts' order within each room. One call at a time: the
-   * caller waits for the result before the next call.
+   * caller waits for the result before the next call. Rejects when the outcome of every draft is unknown.
    */
   append(drafts: readonly Draft[]): Promise<readonly AppendResult[]>;
 
@@ -135,6 +135,6 @@ export type PageSubject =
 /** What ties a repository to the world around it. Chance comes from outside. */
 export interface RepositoryWorld {
   readonly log: Log;
-  /** A fresh name for the life of a store that is just being made. */
+  /** A name that no other epoch has. */
   readonly newEpoch: () => Epoch;
 }

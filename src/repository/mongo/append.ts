@@ -1,25 +1,20 @@
 /**
- * Appending to rooms that other services may write too, without a counter. The unique index on `(room, seq)` decides who
- * is first; whoever was not reads the head again and goes on. Everything goes out as one ordered batch, which leaves a
- * prefix when it fails: so there is never a hole. After a failure nothing is believed: the ids are asked for.
+ * Appending to rooms that other services may write too, without a counter. The unique index on `(room, seq)` decides which
+ * service is first; the other reads the room's end again and goes on. Everything goes out as one ordered batch, which leaves
+ * a prefix when it fails: so there is never a hole. After a failure nothing is assumed: the ids are asked for.
  */
 
 import { type Document, type Filter, MongoBulkWriteError, MongoError } from "mongodb";
-import { type Epoch, parseSeq, type RoomName, SEQ_ZERO, type Seq, seqAfter } from "../../domain/ids.ts";
+import { type Epoch, type RoomName, type Seq, seqAfter } from "../../domain/ids.ts";
 import type { Draft, Message } from "../../domain/message.ts";
-import { type Millis, toMillis } from "../../domain/time.ts";
+import type { Millis } from "../../domain/time.ts";
 import { assert, ChatError } from "../../errors.ts";
 import { MONGO_TIMES, QUICK } from "./client.ts";
 import type { MongoConnection } from "./connection.ts";
-import { DUPLICATE_KEY, type Life } from "./epoch.ts";
-import { NEWEST_OF_EACH_ROOM, NUMBERED, readMessage, ROOM_SEQ, readTime, toDocument } from "./schema.ts";
+import { DUPLICATE_KEY, type StoreEpoch } from "./epoch.ts";
+import { pauseForClaims, type RoomEnd, type RoomEnds, watchClaims } from "./room-ends.ts";
+import { readMessage, toDocument } from "./schema.ts";
 import type { AppendResult } from "../repository.ts";
-
-/** The end of a room, after which the next message goes. */
-interface RoomEnd {
-  seq: Seq;
-  receivedAt: Millis;
-}
 
 /** A number that another service's message has: committed by a majority, or not yet. */
 interface TakenPlace {
@@ -30,38 +25,44 @@ interface TakenPlace {
 /** The drafts of one append that have no result yet, and what is known of those that share a client id with them. */
 interface Batch {
   readonly drafts: readonly Draft[];
+  readonly roomEnds: RoomEnds;
   readonly results: (AppendResult | undefined)[];
   /** Which draft, by place, speaks for its `(room, user, client id)`; the later ones follow it. */
   readonly leaders: ReadonlyMap<string, number>;
   /** What is stored under a `(room, user, client id)`. */
   readonly named: Map<string, { readonly message: Message; readonly epoch: Epoch }>;
-  /** Places whose draft went out in an insert of which nobody knows what it stored. */
-  readonly unsure: Set<number>;
+  /** Places whose draft went out in an insert that is under way, or of which nobody knows what it stored. */
+  readonly sent: Set<number>;
+  /** There was such an insert. */
+  unsure: boolean;
 }
 
 export function createMongoAppend(connection: MongoConnection) {
-  /** A draft without a result when the time is over has an unknown outcome; rejects when no draft has any. */
+  /** What has no result when the time is over may be stored where it was sent, and is certainly not where it was not. */
   return async (drafts: readonly Draft[]): Promise<readonly AppendResult[]> => {
-    const batch = openBatch(drafts);
+    const batch = openBatch(drafts, connection.roomEnds);
     let cause: unknown;
     try {
-      await connection.run((life, ended) => appendAll(connection, batch, life, ended));
+      await connection.run((epoch, ended) => appendAll(connection, batch, epoch, ended));
     } catch (error) {
       cause = error;
     }
     settleFollowers(batch);
-    if (cause !== undefined && batch.results.every((result) => result === undefined)) throw cause;
-    return batch.results.map((result) => result ?? unknown(cause));
+    return drafts.map((draft, place) => {
+      const leader = batch.leaders.get(nameOf(draft) ?? "") ?? place;
+      return batch.results[place] ?? (batch.sent.has(leader) ? unknown(cause) : rejected(cause));
+    });
   };
 }
 
-function openBatch(drafts: readonly Draft[]): Batch {
+function openBatch(drafts: readonly Draft[], roomEnds: RoomEnds): Batch {
   const leaders = new Map<string, number>();
   for (const [place, draft] of drafts.entries()) {
     const name = nameOf(draft);
     if (name !== undefined && !leaders.has(name)) leaders.set(name, place);
   }
-  return { drafts, results: drafts.map(() => undefined), leaders, named: new Map(), unsure: new Set() };
+  const results = drafts.map(() => undefined);
+  return { drafts, roomEnds, results, leaders, named: new Map(), sent: new Set(), unsure: false };
 }
 
 const nameOf = ({ room, userId, clientId }: Draft): string | undefined =>
@@ -79,45 +80,64 @@ const openPlaces = ({ drafts, results, leaders }: Batch): number[] =>
 async function appendAll(
   connection: MongoConnection,
   batch: Batch,
-  firstLife: Life,
+  firstEpoch: StoreEpoch,
   ended: AbortSignal,
 ): Promise<void> {
-  let life = firstLife;
+  const { roomEnds } = batch;
+  const done = roomEnds.use(new Set(batch.drafts.map(({ room }) => room)));
+  const deadOf = watchClaims();
+  let epoch = firstEpoch;
   let verified = false;
   // The first try asks nothing: the unique indexes find what was there before.
   let asks = false;
   let taken: TakenPlace | undefined;
-  for (let attempt = 0; !ended.aborted; attempt++) {
-    try {
-      if (asks) await settleKnown(connection, batch, life.epoch);
-      const places = openPlaces(batch);
-      if (places.length === 0) return;
-      const rooms = new Set(places.map((place) => draftAt(batch.drafts, place).room));
-      // Whoever was not first asks only for the ends, so that the next try is a quicker one than a newcomer's first: of
-      // several services that never rest, each gets its turn.
-      const [ends] = await Promise.all([readEnds(connection, rooms), verified || connection.verify(life)]);
-      if (ended.aborted) return;
-      verified = true;
-      if (taken !== undefined && (ends.get(taken.room)?.seq ?? taken.seq) < taken.seq) {
-        // Not by a majority yet, or never, when it is rolled back: after a rest its place is tried again.
-        taken = undefined;
-        await pause(batch, attempt);
-        continue;
+  try {
+    for (let attempt = 0; !ended.aborted; attempt++) {
+      try {
+        if (asks) await settleKnown(connection, batch, epoch.name);
+        const places = openPlaces(batch);
+        if (places.length === 0) return;
+        const rooms = new Set(places.map((place) => draftAt(batch.drafts, place).room));
+        // After losing the race ask only for the ends, so that the next try is a quicker one than another service's first:
+        // of several services that never rest, each gets its turn.
+        const [{ ends, contested }] = await Promise.all([
+          roomEnds.claim(rooms, epoch),
+          verified || connection.verify(epoch),
+        ]);
+        if (ended.aborted) return;
+        verified = true;
+        if (taken !== undefined && (ends.get(taken.room)?.seq ?? taken.seq) < taken.seq) {
+          // Not by a majority yet, or never, when it is rolled back: after a rest its place is tried again.
+          taken = undefined;
+          await pause(batch, attempt);
+          continue;
+        }
+        const numbered = places.filter((place) => ends.has(draftAt(batch.drafts, place).room));
+        const outcome =
+          numbered.length === 0 ? "all" : await insert(connection, batch, numbered, ends, epoch.name);
+        if (outcome === "all" && contested.size === 0) return;
+        asks = outcome === "known";
+        taken = typeof outcome === "string" ? undefined : outcome.outrunAt;
+        if (contested.size > 0) {
+          await roomEnds.release(contested.keys());
+          const dead = deadOf(contested);
+          if (dead.length > 0) await connection.endEpoch(epoch, dead);
+          await pauseForClaims();
+          verified = false;
+        }
+      } catch (error) {
+        // An error that is not the driver's says that the epoch changed, or is a defect of ours.
+        if (ended.aborted || !(error instanceof MongoError)) throw error;
+        connection.failed(error);
+        // What was sent may be stored: use the whole time to find out. Else tell the sender soon.
+        epoch = await connection.up(batch.unsure ? MONGO_TIMES.operationMs : MONGO_TIMES.comeUpMs);
+        [verified, asks] = [false, true];
       }
-      const outcome = await insert(connection, batch, places, ends, life.epoch);
-      if (outcome === "all") return;
-      asks = outcome === "known";
-      taken = outcome === "known" ? undefined : outcome.outrunAt;
-    } catch (error) {
-      // What is not the driver's word is another life of the store, or a defect of ours.
-      if (ended.aborted || !(error instanceof MongoError)) throw error;
-      connection.failed(error);
-      // What was sent may be stored: it is worth the whole time to find out. Else whoever waits learns it soon.
-      life = await connection.up(batch.unsure.size > 0 ? MONGO_TIMES.operationMs : MONGO_TIMES.comeUpMs);
-      [verified, asks] = [false, true];
+      // A message that a majority does not have yet takes a moment. After losing a race retry at once.
+      if (asks && attempt > 0) await pause(batch, attempt);
     }
-    // What is there, but not yet by a majority, takes a moment. Whoever was outrun must not rest.
-    if (asks && attempt > 0) await pause(batch, attempt);
+  } finally {
+    done();
   }
 }
 
@@ -136,10 +156,11 @@ async function settleKnown(
   const places = openPlaces(batch);
   const open = places.map((place) => draftAt(batch.drafts, place));
   const byId = new Map(
-    (await messages.find({ _id: { $in: open.map(({ id }) => id) } }, QUICK).toArray()).map((row) => [
-      row._id,
-      row,
-    ]),
+    (
+      await messages
+        .find({ _id: { $in: open.map(({ id }) => id) }, room: { $in: open.map(({ room }) => room) } }, QUICK)
+        .toArray()
+    ).map((row) => [row._id, row]),
   );
   const alternatives = clientIdFilters(open);
   const byName = new Map(
@@ -156,7 +177,7 @@ async function settleKnown(
     const own = byId.get(draft.id);
     const namesake = name === undefined ? undefined : byName.get(name);
     if (own !== undefined)
-      settle(batch, place, batch.unsure.has(place) ? "stored" : "duplicate", readMessage(own), epoch);
+      settle(batch, place, batch.sent.has(place) ? "stored" : "duplicate", readMessage(own), epoch);
     else if (namesake !== undefined) settle(batch, place, "duplicate", readMessage(namesake), epoch);
   }
 }
@@ -172,27 +193,6 @@ function clientIdFilters(drafts: readonly Draft[]): Filter<Document>[] {
     groups.set(key, group);
   }
   return [...groups.values()];
-}
-
-/**
- * Where the rooms end, as a majority has them: what a majority has, the next primary has too, so that no number can come to
- * stand after one that is rolled back. Who is told too low a number meets the unique index.
- */
-async function readEnds(
-  { documents }: MongoConnection,
-  rooms: ReadonlySet<RoomName>,
-): Promise<ReadonlyMap<RoomName, RoomEnd>> {
-  const rows = await documents
-    .aggregate([{ $match: { room: { $in: [...rooms] }, seq: NUMBERED } }, ...NEWEST_OF_EACH_ROOM], QUICK)
-    .toArray();
-  const newest = new Map(rows.map((row) => [String(row._id), row]));
-  const end = (room: RoomName): RoomEnd => {
-    const last = newest.get(room);
-    const seq = last === undefined ? SEQ_ZERO : parseSeq(Number(last.seq));
-    assert(seq !== undefined, "a room's newest number can be one");
-    return { seq, receivedAt: readTime(last?.received_at) ?? toMillis(Number.NEGATIVE_INFINITY) };
-  };
-  return new Map([...rooms].map((room) => [room, end(room)]));
 }
 
 /**
@@ -218,26 +218,33 @@ async function insert(
   const settleFirst = (count: number) => {
     for (const { place, message } of rows.slice(0, count)) settle(batch, place, "stored", message, epoch);
   };
+  const before = new Set(batch.sent);
+  for (const place of places) batch.sent.add(place);
+  const isCertain = () => {
+    for (const place of places) if (!before.has(place)) batch.sent.delete(place);
+  };
   try {
     await messages.insertMany(
       rows.map(({ draft, message }) => toDocument(draft, message.seq, message.receivedAt)),
       { ordered: true },
     );
     settleFirst(rows.length);
+    isCertain();
     return "all";
   } catch (error) {
     const fault = firstFault(error);
     const failed = fault === undefined ? undefined : rows[fault.index];
     if (fault === undefined || failed === undefined) {
-      for (const place of places) batch.unsure.add(place);
+      batch.unsure = true;
+      for (const { draft } of rows) batch.roomEnds.unsure(draft.room);
       throw error;
     }
     settleFirst(fault.inserted);
+    isCertain();
     // The server refuses this document for itself, and would again: the others go on without it.
-    if (fault.code !== DUPLICATE_KEY)
-      batch.results[failed.place] = { kind: "rejected", error: unavailable(error) };
-    // The name of the index, in the server's words, only saves a question: to ask without need is harmless.
-    return fault.code === DUPLICATE_KEY && fault.words.includes(ROOM_SEQ)
+    if (fault.code !== DUPLICATE_KEY) batch.results[failed.place] = rejected(error);
+    // The keys of the index, in the server's words, only save a question: to ask without need is harmless.
+    return fault.code === DUPLICATE_KEY && NUMBER_TAKEN.test(fault.words)
       ? { outrunAt: failed.message }
       : "known";
   }
@@ -259,12 +266,28 @@ function firstFault(
   return { index, code, words: errmsg, inserted: error.result.insertedCount };
 }
 
-const unavailable = (cause: unknown) => new ChatError("storage_unavailable", { cause });
-const unknown = (cause: unknown): AppendResult => ({ kind: "unknown", error: unavailable(cause) });
+/** Whatever name the index on `(room, seq)` has. */
+const NUMBER_TAKEN = /, seq: \d+ \}/;
+
+const unknown = (cause: unknown): AppendResult => ({
+  kind: "unknown",
+  error: new ChatError("storage_unavailable", { cause }),
+});
+
+const rejected = (cause: unknown): AppendResult => ({
+  kind: "rejected",
+  error:
+    cause instanceof ChatError && cause.code !== "storage_unavailable"
+      ? cause
+      : new ChatError("storage_unavailable", {
+          cause,
+          text: "The store cannot be reached; the message was not stored.",
+        }),
+});
 
 /** The result of a draft for which this message is stored: its own, or the first one with its client id. */
 function settle(
-  { drafts, results, named }: Batch,
+  { drafts, results, named, roomEnds }: Batch,
   place: number,
   kind: "stored" | "duplicate",
   message: Message | undefined,
@@ -273,6 +296,7 @@ function settle(
   const draft = draftAt(drafts, place);
   const name = nameOf(draft);
   if (name !== undefined && message !== undefined) named.set(name, { message, epoch });
+  if (kind === "stored" && message !== undefined) roomEnds.stored(message);
   results[place] =
     message?.text === draft.text && message.room === draft.room
       ? { kind, message, epoch }

@@ -1,4 +1,4 @@
-/** The way to a MongoDB that may come and go: whether it is up, which life of the store it holds, and how long we wait. */
+/** The way to a MongoDB that may come and go: whether it is up, which epoch of the store it holds, and how long we wait. */
 
 import {
   type Collection,
@@ -10,7 +10,9 @@ import {
 import { ChatError } from "../../errors.ts";
 import { LIMITS } from "../../limits.ts";
 import { MONGO_TIMES, type MongoChoice, mongoClient, mongoDatabase } from "./client.ts";
-import { createLifeCheck, type Life, LifeChanged, prepareDatabase } from "./epoch.ts";
+import { changeEpoch, createEpochCheck, EpochChanged, prepareDatabase, type StoreEpoch } from "./epoch.ts";
+import { IndexesClash } from "./indexes.ts";
+import { clearClaims, createRoomEnds, type RoomEnds } from "./room-ends.ts";
 import { MESSAGES, type MessageDocument } from "./schema.ts";
 import { createSharedReads, type SharedRead } from "./shared-reads.ts";
 import { createTurns } from "./turns.ts";
@@ -25,7 +27,7 @@ class TooLate extends Error {}
 /** A read did: it looked at much, or the server is slow. Whether that is well, its heartbeat says. */
 class SlowRead extends Error {}
 
-type Run = <T>(work: (life: Life, ended: AbortSignal) => Promise<T>) => Promise<T>;
+type Run = <T>(work: (epoch: StoreEpoch, ended: AbortSignal) => Promise<T>) => Promise<T>;
 
 export interface MongoConnection {
   /** The hosts and the database, without credentials. */
@@ -46,13 +48,17 @@ export interface MongoConnection {
    */
   read: Run;
   /** The same for what many ask for at once: those who give one key share a read that begins after all of them asked. */
-  readShared<T>(key: string, work: (life: Life, ended: AbortSignal) => Promise<T>): Promise<T>;
-  /** Resolves with the life once the store is up; rejects when it does not come up in that time. */
-  up(withinMs: number): Promise<Life>;
+  readShared<T>(key: string, work: (epoch: StoreEpoch, ended: AbortSignal) => Promise<T>): Promise<T>;
+  /** Resolves with the epoch once the store is up; rejects when it does not come up in that time. */
+  up(withinMs: number): Promise<StoreEpoch>;
   /** An operation failed: where that speaks of the server, the store is down until it answers. */
   failed(error: unknown): void;
-  /** Throws LifeChanged unless the store still has this life. */
-  verify(life: Life): Promise<void>;
+  /** Throws EpochChanged unless the store still has this epoch. */
+  verify(epoch: StoreEpoch): Promise<void>;
+  /** Where rooms end whose messages are gone. */
+  readonly roomEnds: RoomEnds;
+  /** These services died with what only they knew: gives the store a new epoch. Always throws, EpochChanged if it could. */
+  endEpoch(epoch: StoreEpoch, dead: readonly string[]): Promise<never>;
   close(): Promise<void>;
 }
 
@@ -64,6 +70,8 @@ function reasonOf(error: unknown): string {
   if (error instanceof MongoServerError && (error.code === 18 || error.code === 13))
     return "MongoDB does not accept the credentials";
   if (error instanceof MongoServerError) return "MongoDB refuses to work";
+  if (error instanceof IndexesClash)
+    return "documents or indexes of another program are in the way: migrate --dry-run names them";
   return error instanceof TooLate ? "MongoDB did not answer in time" : "MongoDB cannot be reached";
 }
 
@@ -94,11 +102,11 @@ export function connectMongo({
   const place = `mongodb://${srvHost ?? hosts.map(String).join(",")}/${databaseName}`;
 
   let state: StoreStatus = { up: false, reason: "MongoDB has not been reached yet" };
-  /** The life that the store was found with, while it is up; and who waits for one. */
-  let held: Life | undefined;
+  /** The epoch that the store was found with, while it is up; and who waits for one. */
+  let held: StoreEpoch | undefined;
   /** How often the store came up. */
   let times = 0;
-  const waiters = new Set<PromiseWithResolvers<Life>>();
+  const waiters = new Set<PromiseWithResolvers<StoreEpoch>>();
   let closed = false;
   let wake = () => {};
   let tries = Promise.resolve();
@@ -109,6 +117,7 @@ export function connectMongo({
     LIMITS.storeWaitersMax,
   );
   const share = createSharedReads(LIMITS.storeWaitersMax);
+  const roomEnds = createRoomEnds(db, newEpoch, (error) => failed(error));
 
   const down = (reason: string, error?: unknown) => {
     if (closed) return;
@@ -128,13 +137,13 @@ export function connectMongo({
       for (let logged = ""; !closed;) {
         try {
           await client.connect();
-          const life = await prepareDatabase(db, newEpoch);
+          const epoch = await prepareDatabase(db, newEpoch);
           if (closed) return;
           state = { up: true };
-          log.info("store_up", { place, epoch: life.epoch });
-          held = life;
+          log.info("store_up", { place, epoch: epoch.name });
+          held = epoch;
           times++;
-          for (const waiter of waiters) waiter.resolve(life);
+          for (const waiter of waiters) waiter.resolve(epoch);
           return;
         } catch (error) {
           const reason = reasonOf(error);
@@ -164,11 +173,11 @@ export function connectMongo({
   });
   bringUp();
 
-  const up = async (withinMs: number): Promise<Life> => {
+  const up = async (withinMs: number): Promise<StoreEpoch> => {
     if (closed) throw new StoreDown("the store is closed");
     if (held !== undefined) return held;
     if (waiters.size >= LIMITS.storeWaitersMax) throw new StoreDown("too many wait for the store");
-    const waiter = Promise.withResolvers<Life>();
+    const waiter = Promise.withResolvers<StoreEpoch>();
     waiters.add(waiter);
     try {
       const late = () => new StoreDown(`the store did not come up in ${withinMs} ms`);
@@ -187,14 +196,17 @@ export function connectMongo({
     else log.error("store_operation_failed", { place, error });
   };
 
-  /** Once, and once more where another life of the store began meanwhile. */
-  const attempt = async <T>(work: (life: Life, ended: AbortSignal) => Promise<T>, ended: AbortSignal) => {
-    const life = await up(MONGO_TIMES.comeUpMs);
+  /** Once, and once more where the store's epoch changed meanwhile. */
+  const attempt = async <T>(
+    work: (epoch: StoreEpoch, ended: AbortSignal) => Promise<T>,
+    ended: AbortSignal,
+  ) => {
+    const epoch = await up(MONGO_TIMES.comeUpMs);
     try {
-      return await work(life, ended);
+      return await work(epoch, ended);
     } catch (error) {
-      if (!(error instanceof LifeChanged) || ended.aborted) throw error;
-      down("the store begins a new life", error);
+      if (!(error instanceof EpochChanged) || ended.aborted) throw error;
+      down("the store has a new epoch", error);
       return work(await up(MONGO_TIMES.comeUpMs), ended);
     }
   };
@@ -216,7 +228,7 @@ export function connectMongo({
   };
 
   function read<T>(
-    work: (life: Life, ended: AbortSignal) => Promise<T>,
+    work: (epoch: StoreEpoch, ended: AbortSignal) => Promise<T>,
     { rest, begin }: SharedRead = ALONE,
   ): Promise<T> {
     const ended = new AbortController();
@@ -258,16 +270,30 @@ export function connectMongo({
     read,
     readShared: (key, work) => share(key, (mine) => read(work, mine)),
 
-    verify: createLifeCheck(db),
+    verify: createEpochCheck(db),
+    roomEnds,
+
+    async endEpoch(epoch, dead) {
+      log.warn("store_epoch_ended", {
+        place,
+        epoch: epoch.name,
+        reason: "a service died, and its last messages are gone",
+      });
+      await changeEpoch(db, epoch, newEpoch());
+      await clearClaims(db, dead);
+      throw new EpochChanged("a service died, and its last messages are gone");
+    },
 
     async close() {
       if (closed) return;
+      const wasUp = state.up;
       closed = true;
       state = { up: false, reason: "the store is closed" };
       held = undefined;
       for (const waiter of waiters) waiter.reject(new StoreDown("the store is closed"));
       wake();
       await Promise.allSettled(underway);
+      if (wasUp) await within(roomEnds.close(), MONGO_TIMES.comeUpMs, () => new TooLate()).catch(() => {});
       // The first cuts short a try to connect, the second closes what that try may have opened since.
       await client.close();
       await tries;

@@ -9,6 +9,7 @@ import type { UserPlace } from "../repository.ts";
 
 export const MESSAGES = "messages";
 export const META = "meta";
+export const ROOM_ENDS = "room_ends";
 
 /** One message of ours. Another program's may lack `seq`, `received_at`, have a text `timestamp` and any `_id`. */
 export interface MessageDocument {
@@ -23,12 +24,25 @@ export interface MessageDocument {
   readonly client_id?: string;
 }
 
-/** The one document of `meta`: which life of the store this is. */
+/** The one document of `meta`: which epoch of the store this is. */
 export interface MetaDocument {
   readonly _id: "store";
   readonly epoch: string;
   /** The server's own name for the collection; another one means that `messages` was made anew, or put back. */
   readonly collection: string;
+  /** The collection whose rooms have their documents in `room_ends`, those of an older version too. */
+  readonly marked?: string;
+}
+
+/** Where a room ended when that was last written down: what its number is once its messages are gone. */
+export interface RoomEndDocument {
+  /** The collection, as `MetaDocument` names it: what was written down about one says nothing about the next. */
+  readonly _id: { readonly collection: string; readonly room: string };
+  /** Of a message that was stored for good; of the newest one, where no service claims the room. */
+  readonly seq?: number;
+  readonly received_at?: Date;
+  /** Services that may have given higher numbers since, each with a count that rises while it lives. */
+  readonly claims?: Readonly<Record<string, number>>;
 }
 
 /** A filter that MongoDB recognises as implied by the partial index on `(room, seq)`. */
@@ -88,17 +102,22 @@ export function idText(id: unknown): string {
   return id instanceof ObjectId ? id.toHexString() : BSON.EJSON.stringify(id, { relaxed: false });
 }
 
-/** A point in time as another program may have written it: a date, or ISO-8601 text. */
+/**
+ * A point in time as another program may have written it: a date, or ISO-8601 text. A date before the first year or after the
+ * last that a message can have is shown as the first or last moment: it must not make a whole room unreadable.
+ */
 export function readTime(value: unknown): Millis | undefined {
   if (typeof value === "string") return parseTimestamp(value);
-  if (!(value instanceof Date)) return undefined;
-  const ms = value.getTime();
-  return toMillis(ms) === ms ? (ms as Millis) : undefined;
+  return value instanceof Date && !Number.isNaN(value.getTime()) ? toMillis(value.getTime()) : undefined;
 }
 
+/** False for a date that `readTime` would change. */
+export const isInRange = (value: unknown): boolean =>
+  !(value instanceof Date) || (readTime(value) as number | undefined) === value.getTime();
+
 /**
- * Whoever wrote the document: what it says as a message of a user's past. A document without `received_at` was received at
- * its `timestamp`. Undefined when it cannot be shown: a name that cannot be one, no text, an unreadable time.
+ * What a document of any program says as a message of a user's past. A document without `received_at` was received at its
+ * `timestamp`. Undefined when it cannot be shown: a name that cannot be one, no text, an unreadable time.
  */
 export function readPastMessage(row: Document): PastMessage | undefined {
   const room = typeof row.room === "string" ? parseRoomName(row.room) : undefined;

@@ -9,33 +9,26 @@ import { repositoryContract } from "../../contract/repository.contract.ts";
 import { sharedMongo } from "../../fixture/mongodb.ts";
 import { keptLog, mongoDatabaseOf, newEpoch, type OpenedMongo } from "./opening.ts";
 
-repositoryContract(
-  "mongodb",
-  async () => {
-    const mongo = mongoDatabaseOf(await sharedMongo());
-    const repository = await mongo.open();
-    let last = repository;
-    return {
-      repository,
-      async reopen() {
-        await last.close();
-        last = await mongo.open();
-        return last;
-      },
-      async truncate(name, beforeSeq) {
-        await mongo.messages.deleteMany({ room: name, seq: { $gt: 0, $lt: beforeSeq } });
-      },
-      async dispose() {
-        await mongo.db.dropDatabase();
-        await mongo.dispose();
-      },
-    };
-  },
-  {
-    "rooms whose messages are all gone number on":
-      "numbers come from what is kept: whoever deletes messages leaves each room its newest one",
-  },
-);
+repositoryContract("mongodb", async () => {
+  const mongo = mongoDatabaseOf(await sharedMongo());
+  const repository = await mongo.open();
+  let last = repository;
+  return {
+    repository,
+    async reopen() {
+      await last.close();
+      last = await mongo.open();
+      return last;
+    },
+    async truncate(name, beforeSeq) {
+      await mongo.messages.deleteMany({ room: name, seq: { $gt: 0, $lt: beforeSeq } });
+    },
+    async dispose() {
+      await mongo.db.dropDatabase();
+      await mongo.dispose();
+    },
+  };
+});
 
 const withDatabase = (body: (mongo: OpenedMongo) => Promise<void>) => async () => {
   const mongo = mongoDatabaseOf(await sharedMongo());
@@ -150,7 +143,7 @@ describe("append to MongoDB", () => {
   );
 
   test(
-    "after the database was dropped begins a new life, with its indexes",
+    "after the database was dropped has a new epoch, with its indexes",
     withDatabase(async ({ open, db, messages }) => {
       const [one, other] = await Promise.all([open(), open()]);
       await one.append(drafts("a", 3));
