@@ -65,6 +65,11 @@ interface Claim {
   /** Used since the last round. */
   used: boolean;
   unsure: boolean;
+  /** This service stored a message in the room since it claimed it. */
+  stored: boolean;
+  /** The claims of other services when this one was made, and the rounds since: an old claim that stays the same is dead. */
+  others: Claims;
+  rounds: number;
 }
 
 /** How long to leave a contested room alone, at least and at most: two services that wait for each other must part. */
@@ -74,10 +79,21 @@ const LOOKS_MAX = 30;
 
 /** How often ends are written down and claims renewed; a room that was not used meanwhile is released. */
 const ROUND_MS = 1_000;
+/** Rounds after which a claim that was not renewed counts as a dead service's. */
+const ROUNDS_MAX = 4;
 /** Rooms in one bulk write. */
 const BULK_MAX = 1_000;
 
 const NO_END: RoomEnd = { seq: SEQ_ZERO, receivedAt: toMillis(Number.NEGATIVE_INFINITY) };
+const freshClaim = (): Claim => ({
+  end: NO_END,
+  claimed: false,
+  used: true,
+  unsure: false,
+  stored: false,
+  others: {},
+  rounds: 0,
+});
 const NO_EPOCH: StoreEpoch = { name: "none" as Epoch, collection: "" };
 
 /**
@@ -104,7 +120,7 @@ export function createRoomEnds(db: Db, newName: () => string, onError: (error: u
   async function write(
     { epoch, claims }: typeof held,
     rooms: Iterable<RoomName>,
-    update: (claim: Claim) => Document,
+    update: (claim: Claim, room: RoomName) => Document,
   ): Promise<RoomName[]> {
     const operations: AnyBulkWriteOperation<RoomEndDocument>[] = [];
     const names: RoomName[] = [];
@@ -112,7 +128,7 @@ export function createRoomEnds(db: Db, newName: () => string, onError: (error: u
       const claim = claims.get(room);
       if (claim === undefined) continue;
       const filter = { _id: keyOf(epoch.collection, room) };
-      operations.push({ updateOne: { filter, update: update(claim), upsert: true } });
+      operations.push({ updateOne: { filter, update: update(claim, room), upsert: true } });
       names.push(room);
     }
     const made: RoomName[] = [];
@@ -145,14 +161,40 @@ export function createRoomEnds(db: Db, newName: () => string, onError: (error: u
   /** Writes down what was stored since the last round, renews the claims on rooms in use and gives up the others. */
   async function round(): Promise<void> {
     const holding = held;
-    const [used, idle]: [RoomName[], RoomName[]] = [[], []];
+    const [used, idle, watched]: [RoomName[], RoomName[], RoomName[]] = [[], [], []];
     for (const [room, claim] of holding.claims) {
-      (claim.claimed && (claim.used || inUse.has(room)) ? used : idle).push(room);
+      claim.rounds += 1;
+      const watches = hasAny(claim.others);
+      if (watches && claim.rounds >= ROUNDS_MAX) watched.push(room);
+      (claim.claimed && (claim.used || inUse.has(room) || watches) ? used : idle).push(room);
       claim.used = false;
     }
     beat += 1;
     await write(holding, used, (claim) => ({ ...raised(claim), $set: { [`claims.${holding.run}`]: beat } }));
     await giveUp(holding, idle);
+    await forgetDead(holding, watched);
+  }
+
+  /**
+   * Removes claims that were not renewed for some rounds, where this service has stored a message since: its number, which is
+   * written down, is higher than all that the dead service gave.
+   */
+  async function forgetDead(holding: typeof held, rooms: readonly RoomName[]): Promise<void> {
+    const marks = await readMarks(collection, holding.epoch, rooms);
+    const dead = new Map<RoomName, string[]>();
+    for (const room of rooms) {
+      const [claim, claims] = [holding.claims.get(room), marks.get(room)?.claims ?? {}];
+      const runs = Object.entries(claim?.others ?? {}).filter(([run, beat]) => claims[run] === beat);
+      if (claim?.stored === true && runs.length > 0)
+        dead.set(
+          room,
+          runs.map(([run]) => `claims.${run}`),
+        );
+      if (claim !== undefined) claim.others = {};
+    }
+    await write(holding, dead.keys(), (_claim, room) => ({
+      $unset: Object.fromEntries((dead.get(room) ?? []).map((field) => [field, ""])),
+    }));
   }
 
   function arm(): void {
@@ -179,7 +221,7 @@ export function createRoomEnds(db: Db, newName: () => string, onError: (error: u
   async function take(rooms: readonly RoomName[]): Promise<ReadonlySet<RoomName>> {
     const fresh: RoomName[] = [];
     for (const room of rooms) {
-      const claim = held.claims.get(room) ?? { end: NO_END, claimed: false, used: true, unsure: false };
+      const claim = held.claims.get(room) ?? freshClaim();
       held.claims.set(room, claim);
       claim.used = true;
       if (!claim.claimed) fresh.push(room);
@@ -198,6 +240,11 @@ export function createRoomEnds(db: Db, newName: () => string, onError: (error: u
     const claim = held.claims.get(room);
     if (claim !== undefined && end !== undefined) claim.end = { ...later(claim.end, end) };
   }
+
+  const othersOf = (mark: Mark | undefined): Claims => {
+    const { [held.run]: _own, ...others } = mark?.claims ?? {};
+    return others;
+  };
 
   return {
     use(rooms) {
@@ -222,8 +269,12 @@ export function createRoomEnds(db: Db, newName: () => string, onError: (error: u
       ]);
       const ends = new Map<RoomName, RoomEnd>();
       const emptied: RoomName[] = [];
+      for (const room of unknown) {
+        const [claim, mark] = [held.claims.get(room), marks.get(room)];
+        learn(room, mark?.end);
+        if (claim !== undefined) [claim.others, claim.rounds] = [othersOf(mark), 0];
+      }
       for (const room of names) {
-        learn(room, marks.get(room)?.end);
         const end = newest.get(room);
         // A new room: a service that claims it later finds this claim, and waits until there is a message.
         if (end === undefined && made.has(room)) ends.set(room, { ...ownEnd(room) });
@@ -243,15 +294,19 @@ export function createRoomEnds(db: Db, newName: () => string, onError: (error: u
         learn(room, mark?.end);
         const last = ownEnd(room);
         const end = again.get(room);
-        const { [held.run]: _own, ...others } = mark?.claims ?? {};
+        const others = othersOf(mark);
         if (end !== undefined && end.seq >= last.seq) ends.set(room, { ...end });
-        else if (Object.keys(others).length === 0) ends.set(room, { ...last });
+        else if (!hasAny(others)) ends.set(room, { ...last });
         else contested.set(room, others);
       }
       return { ends, contested };
     },
 
-    stored: ({ room, seq, receivedAt }) => learn(room, { seq, receivedAt }),
+    stored({ room, seq, receivedAt }) {
+      learn(room, { seq, receivedAt });
+      const claim = held.claims.get(room);
+      if (claim !== undefined) claim.stored = true;
+    },
 
     unsure(room) {
       const claim = held.claims.get(room);
@@ -298,6 +353,8 @@ export function watchClaims(): (contested: ReadonlyMap<RoomName, Claims>) => rea
     return dead;
   };
 }
+
+const hasAny = (claims: Claims) => Object.keys(claims).length > 0;
 
 const keyOf = (collection: string, room: string) => ({ collection, room });
 

@@ -189,12 +189,16 @@ describe("a room of MongoDB whose messages another program deleted", () => {
   );
 
   test(
-    "after a service that died is numbered on by another that knows more of it",
+    "after a service that died keeps its number once another has stored a message in it",
     withDatabase(async (mongo) => {
       await killedAfter(mongo, await sharedMongo(), "a", 3);
       const repository = await mongo.open();
       const { epoch } = await repository.head(room("a"));
       expect(stored((await repository.append([draft("a")]))[0])).toMatchObject({ seq: 4 });
+      while ((await claimsOf(mongo)).length > 0) await Bun.sleep(10);
+      await empty(mongo, "a");
+      expect(await repository.head(room("a"))).toEqual({ epoch, seq: seq(4), firstSeq: seq(5) });
+      expect(stored((await repository.append([draft("a")]))[0])).toMatchObject({ seq: 5 });
       expect((await repository.head(room("a"))).epoch).toBe(epoch);
     }),
     TEST_MS,
