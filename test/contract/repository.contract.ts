@@ -469,10 +469,17 @@ export function repositoryContract(
     keeps("rooms whose messages are all gone number on", async (store) => {
       await store.repository.append(drafts("a", 5));
       await store.truncate(room("a"), 6);
-      expect(await store.repository.head(room("a"))).toMatchObject({ seq: 5, firstSeq: 6 });
-      expect((await store.repository.heads([room("a")])).seqs.map(Number)).toEqual([5]);
+      // A store may skip numbers there, and gives none twice.
+      const { seq: last, firstSeq } = await store.repository.head(room("a"));
+      expect(Number(last)).toBeGreaterThanOrEqual(5);
+      expect(Number(firstSeq)).toBe(last + 1);
+      expect((await store.repository.heads([room("a")])).seqs).toEqual([last]);
+      expect((await store.repository.readAfter(room("a"), seq(2), WIDE)).head).toMatchObject({
+        seq: last,
+        firstSeq,
+      });
       const next = stored((await (await store.reopen()).append([draft("a", { receivedAt: 1 })]))[0]);
-      expect([Number(next.seq), next.receivedAt]).toEqual([6, at(4)]);
+      expect([Number(next.seq), next.receivedAt]).toEqual([last + 1, at(4)]);
     });
 
     keeps("reads give one view of head and rows while appends go on", async ({ repository }) => {

@@ -12,7 +12,7 @@ import { assert, ChatError } from "../../errors.ts";
 import { MONGO_TIMES, QUICK } from "./client.ts";
 import type { MongoConnection } from "./connection.ts";
 import { DUPLICATE_KEY, type StoreEpoch } from "./epoch.ts";
-import { pauseForClaims, type RoomEnd, type RoomEnds, watchClaims } from "./room-ends.ts";
+import type { RoomEnd } from "./room-numbers.ts";
 import { readMessage, toDocument } from "./schema.ts";
 import type { AppendResult } from "../repository.ts";
 
@@ -25,7 +25,6 @@ interface TakenPlace {
 /** The drafts of one append that have no result yet, and what is known of those that share a client id with them. */
 interface Batch {
   readonly drafts: readonly Draft[];
-  readonly roomEnds: RoomEnds;
   readonly results: (AppendResult | undefined)[];
   /** Which draft, by place, speaks for its `(room, user, client id)`; the later ones follow it. */
   readonly leaders: ReadonlyMap<string, number>;
@@ -35,12 +34,14 @@ interface Batch {
   readonly sent: Set<number>;
   /** There was such an insert. */
   unsure: boolean;
+  /** Where rooms end by what this batch stored, until that is kept: nothing of it may be told before. */
+  readonly unkept: Map<RoomName, RoomEnd>;
 }
 
 export function createMongoAppend(connection: MongoConnection) {
   /** What has no result when the time is over may be stored where it was sent, and is certainly not where it was not. */
   return async (drafts: readonly Draft[]): Promise<readonly AppendResult[]> => {
-    const batch = openBatch(drafts, connection.roomEnds);
+    const batch = openBatch(drafts);
     let cause: unknown;
     try {
       await connection.run((epoch, ended) => appendAll(connection, batch, epoch, ended));
@@ -55,14 +56,17 @@ export function createMongoAppend(connection: MongoConnection) {
   };
 }
 
-function openBatch(drafts: readonly Draft[], roomEnds: RoomEnds): Batch {
+function openBatch(drafts: readonly Draft[]): Batch {
   const leaders = new Map<string, number>();
   for (const [place, draft] of drafts.entries()) {
     const name = nameOf(draft);
     if (name !== undefined && !leaders.has(name)) leaders.set(name, place);
   }
   const results = drafts.map(() => undefined);
-  return { drafts, roomEnds, results, leaders, named: new Map(), sent: new Set(), unsure: false };
+  return {
+    ...{ drafts, results, leaders, named: new Map(), sent: new Set(), unsure: false },
+    unkept: new Map(),
+  };
 }
 
 const nameOf = ({ room, userId, clientId }: Draft): string | undefined =>
@@ -83,61 +87,46 @@ async function appendAll(
   firstEpoch: StoreEpoch,
   ended: AbortSignal,
 ): Promise<void> {
-  const { roomEnds } = batch;
-  const done = roomEnds.use(new Set(batch.drafts.map(({ room }) => room)));
-  const deadOf = watchClaims();
   let epoch = firstEpoch;
   let verified = false;
   // The first try asks nothing: the unique indexes find what was there before.
   let asks = false;
   let taken: TakenPlace | undefined;
-  try {
-    for (let attempt = 0; !ended.aborted; attempt++) {
-      try {
-        if (asks) await settleKnown(connection, batch, epoch.name);
-        const places = openPlaces(batch);
-        if (places.length === 0) return;
-        const rooms = new Set(places.map((place) => draftAt(batch.drafts, place).room));
-        // After losing the race ask only for the ends, so that the next try is a quicker one than another service's first:
-        // of several services that never rest, each gets its turn.
-        const [{ ends, contested }] = await Promise.all([
-          roomEnds.claim(rooms, epoch),
-          verified || connection.verify(epoch),
-        ]);
-        if (ended.aborted) return;
-        verified = true;
-        if (taken !== undefined && (ends.get(taken.room)?.seq ?? taken.seq) < taken.seq) {
-          // Not by a majority yet, or never, when it is rolled back: after a rest its place is tried again.
-          taken = undefined;
-          await pause(batch, attempt);
-          continue;
-        }
-        const numbered = places.filter((place) => ends.has(draftAt(batch.drafts, place).room));
-        const outcome =
-          numbered.length === 0 ? "all" : await insert(connection, batch, numbered, ends, epoch.name);
-        if (outcome === "all" && contested.size === 0) return;
-        asks = outcome === "known";
-        taken = typeof outcome === "string" ? undefined : outcome.outrunAt;
-        if (contested.size > 0) {
-          await roomEnds.release(contested.keys());
-          const dead = deadOf(contested);
-          if (dead.length > 0) await connection.endEpoch(epoch, dead);
-          await pauseForClaims();
-          verified = false;
-        }
-      } catch (error) {
-        // An error that is not the driver's says that the epoch changed, or is a defect of ours.
-        if (ended.aborted || !(error instanceof MongoError)) throw error;
-        connection.failed(error);
-        // What was sent may be stored: use the whole time to find out. Else tell the sender soon.
-        epoch = await connection.up(batch.unsure ? MONGO_TIMES.operationMs : MONGO_TIMES.comeUpMs);
-        [verified, asks] = [false, true];
+  for (let attempt = 0; !ended.aborted; attempt++) {
+    try {
+      if (asks) await settleKnown(connection, batch, epoch.name);
+      await connection.numbers.keep(batch.unkept, epoch);
+      batch.unkept.clear();
+      const places = openPlaces(batch);
+      if (places.length === 0) return;
+      const rooms = new Set(places.map((place) => draftAt(batch.drafts, place).room));
+      // After losing the race ask only for the ends, so that the next try is a quicker one than another service's first:
+      // of several services that never rest, each gets its turn.
+      const [ends] = await Promise.all([
+        connection.numbers.ends(rooms, epoch),
+        verified || connection.verify(epoch),
+      ]);
+      if (ended.aborted) return;
+      verified = true;
+      if (taken !== undefined && (ends.get(taken.room)?.seq ?? taken.seq) < taken.seq) {
+        // Not by a majority yet, or never, when it is rolled back: after a rest its place is tried again.
+        taken = undefined;
+        await pause(batch, attempt);
+        continue;
       }
-      // A message that a majority does not have yet takes a moment. After losing a race retry at once.
-      if (asks && attempt > 0) await pause(batch, attempt);
+      const outcome = await insert(connection, batch, places, ends, epoch.name);
+      asks = outcome === "known";
+      taken = typeof outcome === "string" ? undefined : outcome.outrunAt;
+    } catch (error) {
+      // An error that is not the driver's says that the epoch changed, or is a defect of ours.
+      if (ended.aborted || !(error instanceof MongoError)) throw error;
+      connection.failed(error);
+      // What was sent may be stored: use the whole time to find out. Else tell the sender soon.
+      epoch = await connection.up(batch.unsure ? MONGO_TIMES.operationMs : MONGO_TIMES.comeUpMs);
+      [verified, asks] = [false, true];
     }
-  } finally {
-    done();
+    // A message that a majority does not have yet takes a moment. After losing a race retry at once.
+    if (asks && attempt > 0) await pause(batch, attempt);
   }
 }
 
@@ -236,7 +225,6 @@ async function insert(
     const failed = fault === undefined ? undefined : rows[fault.index];
     if (fault === undefined || failed === undefined) {
       batch.unsure = true;
-      for (const { draft } of rows) batch.roomEnds.unsure(draft.room);
       throw error;
     }
     settleFirst(fault.inserted);
@@ -287,7 +275,7 @@ const rejected = (cause: unknown): AppendResult => ({
 
 /** The result of a draft for which this message is stored: its own, or the first one with its client id. */
 function settle(
-  { drafts, results, named, roomEnds }: Batch,
+  { drafts, results, named, unkept }: Batch,
   place: number,
   kind: "stored" | "duplicate",
   message: Message | undefined,
@@ -296,7 +284,7 @@ function settle(
   const draft = draftAt(drafts, place);
   const name = nameOf(draft);
   if (name !== undefined && message !== undefined) named.set(name, { message, epoch });
-  if (kind === "stored" && message !== undefined) roomEnds.stored(message);
+  if (kind === "stored" && message !== undefined) unkept.set(message.room, message);
   results[place] =
     message?.text === draft.text && message.room === draft.room
       ? { kind, message, epoch }

@@ -10,9 +10,9 @@ import {
 import { ChatError } from "../../errors.ts";
 import { LIMITS } from "../../limits.ts";
 import { MONGO_TIMES, type MongoChoice, mongoClient, mongoDatabase } from "./client.ts";
-import { changeEpoch, createEpochCheck, EpochChanged, prepareDatabase, type StoreEpoch } from "./epoch.ts";
+import { createEpochCheck, EpochChanged, prepareDatabase, type StoreEpoch } from "./epoch.ts";
 import { IndexesClash } from "./indexes.ts";
-import { clearClaims, createRoomEnds, type RoomEnds } from "./room-ends.ts";
+import { createRoomNumbers, type RoomNumbers } from "./room-numbers.ts";
 import { MESSAGES, type MessageDocument } from "./schema.ts";
 import { createSharedReads, type SharedRead } from "./shared-reads.ts";
 import { createTurns } from "./turns.ts";
@@ -55,10 +55,8 @@ export interface MongoConnection {
   failed(error: unknown): void;
   /** Throws EpochChanged unless the store still has this epoch. */
   verify(epoch: StoreEpoch): Promise<void>;
-  /** Where rooms end whose messages are gone. */
-  readonly roomEnds: RoomEnds;
-  /** These services died with what only they knew: gives the store a new epoch. Always throws, EpochChanged if it could. */
-  endEpoch(epoch: StoreEpoch, dead: readonly string[]): Promise<never>;
+  /** Where rooms end. */
+  readonly numbers: RoomNumbers;
   close(): Promise<void>;
 }
 
@@ -117,7 +115,6 @@ export function connectMongo({
     LIMITS.storeWaitersMax,
   );
   const share = createSharedReads(LIMITS.storeWaitersMax);
-  const roomEnds = createRoomEnds(db, newEpoch, (error) => failed(error));
 
   const down = (reason: string, error?: unknown) => {
     if (closed) return;
@@ -271,29 +268,16 @@ export function connectMongo({
     readShared: (key, work) => share(key, (mine) => read(work, mine)),
 
     verify: createEpochCheck(db),
-    roomEnds,
-
-    async endEpoch(epoch, dead) {
-      log.warn("store_epoch_ended", {
-        place,
-        epoch: epoch.name,
-        reason: "a service died, and its last messages are gone",
-      });
-      await changeEpoch(db, epoch, newEpoch());
-      await clearClaims(db, dead);
-      throw new EpochChanged("a service died, and its last messages are gone");
-    },
+    numbers: createRoomNumbers(db, failed),
 
     async close() {
       if (closed) return;
-      const wasUp = state.up;
       closed = true;
       state = { up: false, reason: "the store is closed" };
       held = undefined;
       for (const waiter of waiters) waiter.reject(new StoreDown("the store is closed"));
       wake();
       await Promise.allSettled(underway);
-      if (wasUp) await within(roomEnds.close(), MONGO_TIMES.comeUpMs, () => new TooLate()).catch(() => {});
       // The first cuts short a try to connect, the second closes what that try may have opened since.
       await client.close();
       await tries;

@@ -4,8 +4,7 @@ import { type Db, MongoServerError } from "mongodb";
 import { type Epoch, parseEpoch } from "../../domain/ids.ts";
 import { QUICK } from "./client.ts";
 import { makeIndexes } from "./indexes.ts";
-import { markRooms } from "./room-ends.ts";
-import { MESSAGES, META, type MetaDocument } from "./schema.ts";
+import { MESSAGES, META, type MetaDocument, ROOM_NUMBERS } from "./schema.ts";
 
 /** An epoch as a connection found it. */
 export interface StoreEpoch {
@@ -18,8 +17,7 @@ export interface StoreEpoch {
 export class EpochChanged extends Error {}
 
 /**
- * Makes what is missing: indexes, the ends of rooms that an older version wrote, and the epoch's name. Harmless when it is
- * repeated, or done by two services at once.
+ * Makes what is missing: indexes, and the epoch's name. Harmless when it is repeated, or done by two services at once.
  * @throws IndexesClash when documents or indexes of another program keep an index from being built
  */
 export async function prepareDatabase(db: Db, newEpoch: () => Epoch): Promise<StoreEpoch> {
@@ -35,22 +33,13 @@ export async function prepareDatabase(db: Db, newEpoch: () => Epoch): Promise<St
       .catch(ignoreDuplicate);
   } else if (found.collection !== collection) {
     await meta.updateOne({ _id: "store", epoch: found.epoch }, { $set: { epoch: newEpoch(), collection } });
-  }
-  if (found?.marked !== collection) {
-    await markRooms(db, collection);
-    await meta.updateOne({ _id: "store", collection }, { $set: { marked: collection } });
+    // Numbers of a former collection mean nothing in this one.
+    await db.collection(ROOM_NUMBERS).deleteMany({ "_id.collection": { $ne: collection } });
   }
   const epoch = await readEpoch(db);
   if (epoch === undefined || epoch.collection !== collection)
     throw new EpochChanged("the epoch changed meanwhile");
   return epoch;
-}
-
-/** Ends this epoch of the store, unless another service has done so: what is read or written next is of a new one. */
-export async function changeEpoch(db: Db, former: StoreEpoch, next: Epoch): Promise<void> {
-  await db
-    .collection<MetaDocument>(META)
-    .updateOne({ _id: "store", epoch: former.name }, { $set: { epoch: next } });
 }
 
 async function readEpoch(db: Db): Promise<StoreEpoch | undefined> {

@@ -3,25 +3,13 @@
  * killed and run again, run twice, run by two, and run beside a service that appends: the unique index decides.
  */
 
-import {
-  type AnyBulkWriteOperation,
-  type Collection,
-  type Db,
-  type Document,
-  MongoServerError,
-} from "mongodb";
+import { type AnyBulkWriteOperation, type Collection, type Document, MongoServerError } from "mongodb";
 import { type Epoch, type RoomName, type Seq, seqAfter } from "../../domain/ids.ts";
+import { assert } from "../../errors.ts";
 import { type MongoChoice, mongoClient, mongoDatabase } from "./client.ts";
-import { changeEpoch, DUPLICATE_KEY, prepareDatabase, type StoreEpoch } from "./epoch.ts";
+import { DUPLICATE_KEY, prepareDatabase, type StoreEpoch } from "./epoch.ts";
 import { findClashes, IndexesClash } from "./indexes.ts";
-import {
-  clearClaims,
-  createRoomEnds,
-  pauseForClaims,
-  type RoomEnd,
-  type RoomEnds,
-  watchClaims,
-} from "./room-ends.ts";
+import { createRoomNumbers, type RoomEnd, type RoomNumbers } from "./room-numbers.ts";
 import { ANY_TIME, isInRange, MESSAGES, readPastMessage, UNNUMBERED } from "./schema.ts";
 
 export interface MigrationReport {
@@ -62,13 +50,9 @@ export async function migrateMongo(
     const epoch = choice.dryRun ? undefined : await prepareDatabase(db, choice.newEpoch);
     const { readable, rooms, dated, unreadable } = await dateMessages(documents, choice.dryRun);
     if (epoch === undefined) return { numbered: readable, rooms: rooms.size, dated, unreadable };
-    const roomEnds = createRoomEnds(db, choice.newEpoch, () => {});
-    try {
-      const read = createEndReader(db, roomEnds, epoch, choice.newEpoch);
-      return { ...(await numberMessages(documents, roomEnds, read)), dated, unreadable };
-    } finally {
-      await roomEnds.close();
-    }
+    // Every number is kept before the next is given, so that nothing is written in the background that could fail unheard.
+    const numbers = createRoomNumbers(db, () => {});
+    return { ...(await numberMessages(documents, numbers, epoch)), dated, unreadable };
   } finally {
     await client.close();
   }
@@ -115,13 +99,17 @@ async function dateMessages(documents: Collection, dryRun: boolean) {
  */
 async function numberMessages(
   documents: Collection,
-  roomEnds: RoomEnds,
-  readEnd: (room: RoomName) => Promise<RoomEnd>,
+  roomNumbers: RoomNumbers,
+  epoch: StoreEpoch,
 ): Promise<{ numbered: number; rooms: number }> {
+  const readEnd = async (room: RoomName): Promise<RoomEnd> => {
+    const end = (await roomNumbers.ends([room], epoch)).get(room);
+    assert(end !== undefined, "the end of every room is read");
+    return end;
+  };
   const rooms = new Set<RoomName>();
   let numbered = 0;
   let end: ({ room: RoomName } & RoomEnd) | undefined;
-  let done = () => {};
   const sorted = documents.aggregate(
     [{ $match: { seq: UNNUMBERED, received_at: ANY_TIME } }, { $sort: { room: 1, received_at: 1, _id: 1 } }],
     { allowDiskUse: true },
@@ -131,19 +119,16 @@ async function numberMessages(
     if (message === undefined) continue;
     const { room } = message;
     if (room !== end?.room) {
-      done();
-      done = roomEnds.use(new Set([room]));
       end = { room, ...(await readEnd(room)) };
     }
     const given = await giveNumber(documents, row._id, end, readEnd);
     end = { ...end, seq: given.seq };
     if (!given.taken) continue;
-    roomEnds.stored(end);
+    await roomNumbers.keep(new Map([[room, end]]), epoch);
     rooms.add(room);
     numbered++;
     if (numbered % NUMBERED_IN_A_ROW === 0) await Bun.sleep(LET_IN_MS);
   }
-  done();
   return { numbered, rooms: rooms.size };
 }
 
@@ -168,22 +153,4 @@ async function giveNumber(
       if (last === before) await Bun.sleep(MAJORITY_MS);
     }
   }
-}
-
-/** Reads where a room ends, as a service that appends does. */
-function createEndReader(db: Db, roomEnds: RoomEnds, epoch: StoreEpoch, newEpoch: () => Epoch) {
-  return async (room: RoomName): Promise<RoomEnd> => {
-    for (const deadOf = watchClaims(); ;) {
-      const { ends, contested } = await roomEnds.claim(new Set([room]), epoch);
-      const end = ends.get(room);
-      if (end !== undefined) return end;
-      await roomEnds.release([room]);
-      const dead = deadOf(contested);
-      if (dead.length > 0) {
-        await changeEpoch(db, epoch, newEpoch());
-        await clearClaims(db, dead);
-      }
-      await pauseForClaims();
-    }
-  };
 }

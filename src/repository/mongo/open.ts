@@ -80,30 +80,10 @@ export async function openMongoRepository(world: RepositoryWorld & MongoChoice):
 
     heads: (rooms) =>
       connection.read(async (epoch) => {
-        const asked = [...new Set(rooms)];
-        // The newest entry of each room in the index, and a jump to the next room.
-        const newest = await documents
-          .aggregate(
-            [
-              { $match: { room: { $in: asked }, seq: NUMBERED } },
-              ...NEWEST_OF_EACH_ROOM,
-              { $project: { seq: 1 } },
-            ],
-            QUICK,
-          )
-          .toArray();
-        const seqs = new Map(newest.map((row) => [String(row._id), seqOf(row.seq)]));
-        const [gone] = await Promise.all([
-          connection.roomEnds.numbersOf(
-            asked.filter((room) => !seqs.has(room)),
-            epoch,
-          ),
-          connection.verify(epoch),
-        ]);
-        return {
-          epoch: epoch.name,
-          seqs: rooms.map((room) => seqs.get(room) ?? gone.get(room) ?? SEQ_ZERO),
-        };
+        const ends = await connection.numbers.ends(new Set(rooms), epoch);
+        // After the ends: they are of this epoch then.
+        await connection.verify(epoch);
+        return { epoch: epoch.name, seqs: rooms.map((room) => ends.get(room)?.seq ?? SEQ_ZERO) };
       }),
 
     readAfter: (room, after, bounds, range) => readRoom(room, { $gt: after }, 1, bounds, range),
@@ -179,11 +159,11 @@ async function readEnd(
 
 /** The newest number of the room, also when its messages are gone. */
 async function readNewest(connection: MongoConnection, room: RoomName, epoch: StoreEpoch): Promise<Seq> {
-  const newest = await readEnd(connection, room, -1);
-  if (newest !== undefined) return newest;
-  const gone = (await connection.roomEnds.numbersOf([room], epoch)).get(room) ?? SEQ_ZERO;
-  // A message that was stored since the first look is part of that number: it must not be taken for one that is gone.
-  return (await readEnd(connection, room, -1)) ?? gone;
+  return (
+    (await readEnd(connection, room, -1)) ??
+    (await connection.numbers.ends([room], epoch)).get(room)?.seq ??
+    SEQ_ZERO
+  );
 }
 
 /** Read in this order: the oldest may be gone, or even lie above the newest that was, when the room was emptied meanwhile. */

@@ -9,7 +9,7 @@ import type { UserPlace } from "../repository.ts";
 
 export const MESSAGES = "messages";
 export const META = "meta";
-export const ROOM_ENDS = "room_ends";
+export const ROOM_NUMBERS = "room_numbers";
 
 /** One message of ours. Another program's may lack `seq`, `received_at`, have a text `timestamp` and any `_id`. */
 export interface MessageDocument {
@@ -30,19 +30,16 @@ export interface MetaDocument {
   readonly epoch: string;
   /** The server's own name for the collection; another one means that `messages` was made anew, or put back. */
   readonly collection: string;
-  /** The collection whose rooms have their documents in `room_ends`, those of an older version too. */
-  readonly marked?: string;
 }
 
-/** Where a room ended when that was last written down: what its number is once its messages are gone. */
-export interface RoomEndDocument {
+/** What a room's number is once its messages are gone. */
+export interface RoomNumberDocument {
   /** The collection, as `MetaDocument` names it: what was written down about one says nothing about the next. */
   readonly _id: { readonly collection: string; readonly room: string };
-  /** Of a message that was stored for good; of the newest one, where no service claims the room. */
-  readonly seq?: number;
-  readonly received_at?: Date;
-  /** Services that may have given higher numbers since, each with a count that rises while it lives. */
-  readonly claims?: Readonly<Record<string, number>>;
+  /** No message of the room had a higher number. */
+  readonly seq: number;
+  /** Of the newest message when this was written. */
+  readonly received_at: Date;
 }
 
 /** A filter that MongoDB recognises as implied by the partial index on `(room, seq)`. */
