@@ -25,7 +25,7 @@ export interface Service {
   readonly metrics: Metrics;
   /**
    * Lets go in order: not ready → no new connections → joins and sends in flight finish → connections let go one by one over
-   * `drainMs` → the store closed. False when the deadline (`drainMs` and LIMITS.drainGraceMs) came first.
+   * `drainMs` → requests answered → the store closed. False when the deadline (`drainMs` and LIMITS.drainGraceMs) came first.
    */
   drain(): Promise<boolean>;
   /** Lets everything go now, but for what was begun in the store. */
@@ -133,6 +133,7 @@ export async function startService(config: Config, log: Log, open = openReposito
     const closeAll = async () => {
       chat.close();
       engine.close();
+      // Requests too that are not answered yet.
       await server.stop(true);
       await bus.close();
       await repository.close();
@@ -148,6 +149,9 @@ export async function startService(config: Config, log: Log, open = openReposito
         const deadline = Bun.sleep(config.drainMs + LIMITS.drainGraceMs).then(() => false);
         const inOrder = async () => {
           await letGo({ chat, engine, gateway, drainMs: config.drainMs });
+          engine.close();
+          // Ends once every request is answered. One whose body does not end is cut off; nothing of it was stored.
+          await Promise.race([server.stop(), Bun.sleep(LIMITS.lastWordsMs)]);
           await closeAll();
           return true;
         };

@@ -68,6 +68,11 @@ export function messageRoutes({
     return answers.send(c, json);
   }
 
+  function refuseDraining() {
+    const state = readiness();
+    if (!state.ready && state.reason === "draining") throw new ChatError("draining");
+  }
+
   return {
     ofUser: (c: Context<HttpEnv>) =>
       answer(
@@ -88,13 +93,15 @@ export function messageRoutes({
       ),
 
     async post(c: Context<HttpEnv>) {
-      const state = readiness();
-      if (!state.ready && state.reason === "draining") throw new ChatError("draining");
+      refuseDraining();
+      const body = await readJsonBody(c.req.raw, bodyBytesMax);
+      // The drain may have begun meanwhile: it waits for the sends that were taken before it, and for no later ones.
+      refuseDraining();
       const command = parsePostMessage(
         {
           rawRoom: rawName(c),
           idempotencyKey: c.req.header("idempotency-key"),
-          body: await readJsonBody(c.req.raw, bodyBytesMax),
+          body,
         },
         messageBytesMax,
       );
