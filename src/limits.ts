@@ -116,6 +116,8 @@ export const LIMITS = {
   connectionsMax: 100_000,
   /** Descriptors that are not for connections: the store, requests of callers without one, refusals. */
   descriptorsKept: 512,
+  /** Descriptors that must be free at the start: about twice as many as a store and a listener take. */
+  descriptorsAtStart: 32,
 
   /**
    * Packets that one connection may bring in one turn of the event loop: those of one polling request, of which the stock

@@ -39,7 +39,8 @@ export function print(text: string): boolean {
 
 function write(text: string): void {
   try {
-    sink.write(text);
+    // It rejects too, where the terminal has gone away.
+    ignoreFailure(sink.write(text));
     const flushed = sink.flush();
     if (!(flushed instanceof Promise)) return;
     isFull = true;
@@ -47,6 +48,10 @@ function write(text: string): void {
   } catch {
     // The pipe is closed.
   }
+}
+
+function ignoreFailure(written: number | Promise<number>): void {
+  if (written instanceof Promise) written.catch(() => {});
 }
 
 function writeWaiting(): void {
