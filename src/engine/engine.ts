@@ -11,7 +11,7 @@ import { LIMITS } from "../limits.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import { errorToWire } from "../protocol/events.ts";
-import { FAULTS, type Fault, faultOf, isHandshake } from "./request.ts";
+import { asksForWebSocket, FAULTS, type Fault, faultOf, isHandshake } from "./request.ts";
 import { createSessions, type EngineSession, type Receiver, type Session } from "./session.ts";
 import { countPayload, readPostBody, withoutStrayPongs } from "./polling-post.ts";
 import { createPublishMeter } from "./publish-meter.ts";
@@ -181,13 +181,15 @@ export function createEngine(options: EngineOptions): ChatEngine {
     const url = URL.parse(request.url);
     if (url === null || url.pathname !== path) return refuseWith(request, new ChatError("not_found"));
     const { method, headers } = request;
+    // The library takes any Upgrade for a WebSocket's.
+    if (headers.has("upgrade") && !asksForWebSocket(headers)) headers.delete("upgrade");
     if (method === "OPTIONS") return preflight(request);
     const query = url.searchParams;
     if (isForeign(request, query)) return refuseWith(request, new ChatError("forbidden"));
     const session = sessions.bySid(query.get("sid") ?? "");
     const fault = faultOf({
       method,
-      upgrade: headers.get("upgrade"),
+      upgrades: headers.has("upgrade"),
       query,
       session: session && (session.link === undefined ? "polling" : "websocket"),
     });

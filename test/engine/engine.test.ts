@@ -84,6 +84,19 @@ describe("createEngine refuses what breaks the protocol", () => {
     expect([...engine.connections()]).toHaveLength(0);
   });
 
+  test.each(["h2c", "TLS/1.0", "h2c, websocket"])(
+    "an Upgrade to %s is ignored: a client that offers it polls",
+    async (protocol) => {
+      const { url, port } = start();
+      const upgrade = `Upgrade: ${protocol}\r\n`;
+      const opened = await rawExchange(port, upgradeHead("EIO=4&transport=polling", upgrade), headersCame);
+      expect(statusOf(opened)).toBe(200);
+      const session = await openPolling(url, { upgrade: protocol, connection: "Upgrade" });
+      expect(await (await session.post("40")).text()).toBe("ok");
+      expect(await (await session.poll()).text()).toStartWith('40{"sid":');
+    },
+  );
+
   test("a path beneath gets 404", async () => {
     const { engine, url, server } = start();
     expect((await engine.handle(new Request(`${url}/socket.io/x`), server)).status).toBe(404);
