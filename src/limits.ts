@@ -31,7 +31,7 @@ export const LIMITS = {
   /** Rooms and users whose last change is remembered by itself; beyond them everything counts as changed. */
   revisionsMax: 20_000,
   /** Characters of an opaque cursor, longer ones are unreadable. */
-  cursorCharsMax: 1_024,
+  cursorCharsMax: 2_048,
   /** Characters of path and query together of a request. */
   urlCharsMax: 4_096,
   /** Levels of objects and lists in a JSON body. */

@@ -80,7 +80,7 @@ export function messageRoutes({
         parseUserHistory,
         ({ userId }) => ({ kind: "user", name: userId }),
         history.ofUser,
-        (page, { cursor }) => encodeUserPage(page, cursor),
+        (page, { writeCursor }) => encodeUserPage(page, writeCursor),
       ),
 
     ofRoom: (c: Context<HttpEnv>) =>
@@ -89,7 +89,7 @@ export function messageRoutes({
         parseRoomHistory,
         ({ room }) => ({ kind: "room", name: room }),
         history.ofRoom,
-        (page, { cursor }) => encodeRoomPage(page, cursor),
+        (page, { writeCursor }) => encodeRoomPage(page, writeCursor),
       ),
 
     async post(c: Context<HttpEnv>) {

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { ChatError } from "../../src/errors.ts";
 import { LIMITS } from "../../src/limits.ts";
 import type { WireMessage } from "../../src/protocol/wire.ts";
-import { post, refusalOf, startHttpApp, type TestHttpApp } from "../fixture/http-app.ts";
+import { post, rawRequest, refusalOf, startHttpApp, type TestHttpApp } from "../fixture/http-app.ts";
 
 let app: TestHttpApp;
 beforeAll(async () => {
@@ -157,6 +157,34 @@ describe("names in a path", () => {
       expect((await page(`/messages/${path}?room=${path}`)).messages).toEqual([said as WireMessage]);
     },
   );
+
+  test.each(["\xff", "a\xc3", "\xed\xa0\x80", "\xe9"])(
+    "raw bytes %j that are not UTF-8 are refused, and stand for no other name",
+    async (bytes) => {
+      for (const [target, path] of [
+        [`/rooms/a${bytes}/messages`, "room"],
+        [`/messages/${bytes}`, "user_id"],
+        [`/messages/a?room=${bytes}`, "room"],
+      ]) {
+        const answer = await rawRequest(
+          app.port,
+          `GET ${target} HTTP/1.1\r\nHost: chat\r\nConnection: close\r\n\r\n`,
+        );
+        expect(answer).toStartWith("HTTP/1.1 400 ");
+        expect(answer).toContain(`"path":"${path}"`);
+      }
+    },
+  );
+
+  test("U+FFFD itself is a name's character, written in small letters", async () => {
+    const sent = await fetch(`${app.url}/rooms/%ef%bf%bd/messages`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({ user_id: "hu", message: "here" }),
+    });
+    expect(await sent.json()).toMatchObject({ room: "\ufffd" });
+    expect(texts((await page("/rooms/%ef%bf%bd/messages")).messages)).toEqual(["here"]);
+  });
 
   test.each([
     "%",
@@ -333,10 +361,7 @@ describe("long texts", () => {
     const seen: WireMessage[] = [];
     let pages = 0;
     for (let cursor: string | null = ""; cursor !== null;) {
-      const at: string =
-        cursor === ""
-          ? path
-          : `${path.replace("after=0&", "")}${path.includes("?") ? "&" : "?"}cursor=${cursor}`;
+      const at: string = cursor === "" ? path : `${path}${path.includes("?") ? "&" : "?"}cursor=${cursor}`;
       const answer = await fetch(`${own.url}${at}`);
       expect(answer.status).toBe(200);
       const text = await answer.text();
@@ -437,21 +462,17 @@ describe("the query of a list", () => {
     await page(`/rooms/lobby/messages?${query}`);
   });
 
-  test("takes a cursor only for the question that it was given for", async () => {
+  test("takes a cursor only for the list that it was given for", async () => {
     await say("cursors", "gina", "1", "2", "3");
     await say("cursors2", "gina", "1", "2", "3");
     const cursorOf = async (path: string) => (await page(path)).next_cursor as string;
     const ofRoom = await cursorOf("/rooms/cursors/messages?limit=1");
     const ofUser = await cursorOf("/messages/gina?limit=1");
-    const ofBoth = await cursorOf("/messages/gina?limit=1&room=cursors");
     const ofRooms = await cursorOf("/rooms?limit=1");
     for (const path of [
       `/rooms/cursors2/messages?cursor=${ofRoom}`,
       `/rooms/cursors/messages?cursor=${ofUser}`,
-      `/rooms/cursors/messages?cursor=${ofRoom}&from=2026-01-01T00:00:00Z`,
       `/messages/gina?cursor=${ofRoom}`,
-      `/messages/gina?cursor=${ofBoth}`,
-      `/messages/gina?cursor=${ofUser}&room=cursors`,
       `/messages/anna?cursor=${ofUser}`,
       `/messages/gina?cursor=${ofRooms}`,
       `/rooms?cursor=${ofUser}`,
@@ -468,6 +489,64 @@ describe("the query of a list", () => {
       "2",
       "1",
     ]);
+  });
+});
+
+describe("a cursor beside the parameters of the first request", () => {
+  const first = {
+    room: "/rooms/beside/messages?limit=2&from=2020-01-01T00:00:00Z&to=2099-01-01T00:00:00Z",
+    after: "/rooms/beside/messages?limit=2&after=1",
+    user: "/messages/hugo?limit=2&room=beside&from=2020-01-01T00:00:00Z",
+  };
+  const cursors: Record<string, string> = {};
+  let epoch = "";
+  beforeAll(async () => {
+    await say("beside", "hugo", "1", "2", "3", "4", "5");
+    await say("elsewhere", "hugo", "other");
+    for (const [name, path] of Object.entries(first)) {
+      const { next_cursor, epoch: known } = await page(path);
+      cursors[name] = next_cursor as string;
+      epoch = known ?? epoch;
+    }
+  });
+  const at = (path: string, name: string) =>
+    `${path}${path.includes("?") ? "&" : "?"}cursor=${cursors[name]}`;
+
+  test.each([
+    ["room", first.room, ["3", "2"]],
+    ["room", "/rooms/beside/messages?limit=2", ["3", "2"]],
+    // The same moment in other words.
+    ["room", "/rooms/beside/messages?limit=2&from=2020-01-01T01:00:00%2B01:00", ["3", "2"]],
+    ["after", first.after, ["4", "5"]],
+    ["after", "/rooms/beside/messages", ["4", "5"]],
+    ["user", first.user, ["3", "2"]],
+    ["user", "/messages/hugo?limit=9", ["3", "2", "1"]],
+  ])("of %s: %s goes on", async (name, path, expected) => {
+    expect(texts((await page(at(path, name))).messages)).toEqual(expected);
+  });
+
+  test("may have its epoch beside it, and no other", async () => {
+    expect(texts((await page(at(`${first.after}&epoch=${epoch}`, "after"))).messages)).toEqual(["4", "5"]);
+    expect(await refusalOf(await get(at(`${first.after}&epoch=other`, "after")))).toMatchObject({
+      status: 400,
+      issues: [{ path: "epoch" }],
+    });
+  });
+
+  test.each([
+    ["room", "/rooms/beside/messages?from=2021-01-01T00:00:00Z", "from"],
+    ["room", "/rooms/beside/messages?to=2098-01-01T00:00:00Z", "to"],
+    ["room", "/rooms/beside/messages?after=1", "after"],
+    ["room", "/rooms/beside/messages?epoch=any", "epoch"],
+    ["after", "/rooms/beside/messages?after=2", "after"],
+    ["after", "/rooms/beside/messages?after=1&from=2020-01-01T00:00:00Z", "from"],
+    ["user", "/messages/hugo?room=elsewhere", "room"],
+  ])("of %s: %s is 400 at %s", async (name, path, issue) => {
+    expect(await refusalOf(await get(at(path, name)))).toMatchObject({
+      status: 400,
+      code: "invalid_request",
+      issues: [{ path: issue }],
+    });
   });
 });
 
