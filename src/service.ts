@@ -37,7 +37,7 @@ const SOCKET_IO_PATH = "/socket.io/";
 const newMessageId = (now: number) => Bun.randomUUIDv7("hex", now);
 const newEpoch = () => Bun.randomUUIDv7() as string as Epoch;
 
-/** @throws Error of one line for the operator when nobody may listen there */
+/** @throws Error of one line for the operator when the address cannot be listened on */
 function listen({ host, port }: Config, serve: () => EngineHost): EngineHost {
   try {
     return serve();
@@ -119,7 +119,7 @@ export async function startService(config: Config, log: Log, open = openReposito
         port: config.port,
         maxRequestBodySize: engine.maxRequestBodySize,
         websocket: engine.websocket,
-        // Bun's page for developers shows the source to whoever made it fail.
+        // In development Bun answers a failure with a page that shows the source.
         development: false,
         // Which would also let a second process listen on the same port, and take every other connection.
         reusePort: false,
@@ -188,7 +188,7 @@ async function letGo({ chat, engine, gateway, drainMs }: LettingGo): Promise<voi
     const dueMs = began + (drainMs * index) / connections.length - performance.now();
     if (dueMs > 1) await Bun.sleep(dueMs);
     gateway.letGo(connection);
-    // Nobody waits for the commit that another waits for.
+    // Each connection waits for its own answers only, side by side with the others.
     leaving.push(answered(chat).then(() => closed(connection)));
   }
   await Promise.all(leaving);

@@ -75,7 +75,7 @@ class GuardedEngine extends BunEngine {
   /**
    * The engine's own listener for a connection's end lives in the scope of the handshake and keeps the request, its URL
    * and its headers for as long as the connection lives: some kilobytes each. Called before anybody else listens for it;
-   * whoever takes it off calls `forget` at the end.
+   * the caller that takes it off calls `forget` at the end.
    */
   dropOwnListener(conn: EngineConnection) {
     conn.off("close");
@@ -110,7 +110,7 @@ export function createEngine(options: EngineOptions): ChatEngine {
   });
   engine.on("connection", (conn) => {
     engine.dropOwnListener(conn);
-    // Nobody reads how a connection came once it is let in: a browser's headers would be kept as long as it stays.
+    // The request is not read again once the session is open; its headers would be kept as long as the session stays.
     Object.assign(conn, { request: undefined });
     sessions.adopt(conn);
   });
@@ -276,10 +276,10 @@ export function createEngine(options: EngineOptions): ChatEngine {
   function open(socket: BunWebSocket) {
     const { transport } = socket.data;
     engine.onWebSocketOpen(sessions.link(socket));
-    // The engine takes a socket in the call that opened it; where its session ended meanwhile, nobody did.
+    // The engine takes a socket in the call that opened it. Where the session ended meanwhile the socket has no owner.
     queueMicrotask(() => {
-      const isNobodys = !sessions.isTaken(socket) && transport.listeners("packet").length === 0;
-      if (isNobodys && socket.readyState === WebSocket.OPEN) socket.terminate();
+      const isUnowned = !sessions.isTaken(socket) && transport.listeners("packet").length === 0;
+      if (isUnowned && socket.readyState === WebSocket.OPEN) socket.terminate();
     });
   }
 

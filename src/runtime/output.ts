@@ -4,7 +4,7 @@ import { fstatSync } from "node:fs";
 import { LIMITS } from "../limits.ts";
 
 const STDOUT = 1;
-// Not process.stdout: it throws at whoever writes once nobody reads, and loads streams that nothing else needs.
+// Not process.stdout: once its reader is gone every write throws, and it loads streams that nothing else needs.
 const sink = Bun.stdout.writer();
 
 /** What is written once the reader has taken what it was given before. */
@@ -22,8 +22,8 @@ export function isOnScreen(): boolean {
 }
 
 /**
- * Writes in order, at once where the reader keeps up. What nobody reads any more is dropped: the service goes on without
- * a listener.
+ * Writes in order, at once where the reader keeps up. When the reader is gone the text is dropped, and the service goes
+ * on.
  * @returns false when a reader that does not read has let too much wait, and this was dropped
  */
 export function print(text: string): boolean {
