@@ -41,7 +41,7 @@ const PACKAGES: Record<string, readonly string[]> = {
   bus: [],
   auth: [],
   config: ["valibot"],
-  runtime: ["bun:ffi", "node:fs", "node:tty"],
+  runtime: ["bun:ffi", "node:fs"],
   main: [],
   cli: ["node:util"],
   service: [],
