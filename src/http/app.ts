@@ -99,7 +99,7 @@ export function createHttpApp(options: HttpAppOptions): HttpApp {
     });
   }
 
-  // What the way through the app gives a page for a caller that is no browser, whoever it is.
+  // What the way through the app gives a page for a caller that is no browser.
   const pageHeaders = {
     "content-type": "application/json",
     "x-content-type-options": "nosniff",
