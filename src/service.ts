@@ -119,7 +119,7 @@ export async function startService(config: Config, log: Log, open = openReposito
         port: config.port,
         maxRequestBodySize: engine.maxRequestBodySize,
         websocket: engine.websocket,
-        // In development Bun answers a failure with a page that shows the source.
+        // Bun's page for developers shows the source to the client whose request failed.
         development: false,
         // Which would also let a second process listen on the same port, and take every other connection.
         reusePort: false,

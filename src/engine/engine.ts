@@ -74,8 +74,8 @@ const reasonOf = (session: Session) => session.closeReason;
 class GuardedEngine extends BunEngine {
   /**
    * The engine's own listener for a connection's end lives in the scope of the handshake and keeps the request, its URL
-   * and its headers for as long as the connection lives: some kilobytes each. Called before anybody else listens for it;
-   * the caller that takes it off calls `forget` at the end.
+   * and its headers for as long as the connection lives: some kilobytes each. Called before any other listener is added;
+   * its caller calls `forget` when the connection ends.
    */
   dropOwnListener(conn: EngineConnection) {
     conn.off("close");

@@ -106,7 +106,7 @@ function cursorOf<Packed, Place, Asked>(
 
 /**
  * FNV-1a with 64 bits (draft-eastlake-fnv, section 2), in hexadecimal. It keeps apart what is mixed up by mistake; it
- * need not withstand malice: a client that makes a cursor up sees only what everyone may see.
+ * need not withstand malice, since a made-up cursor shows only what everyone may see.
  */
 function fnv1a64(text: string): string {
   let hash = 0xcbf29ce484222325n;

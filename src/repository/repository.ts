@@ -7,12 +7,21 @@ import type { Epoch, RoomName, Seq, UserId } from "../domain/ids.ts";
 import type { RoomHead } from "../domain/sequence.ts";
 import type { Millis } from "../domain/time.ts";
 
+/** What became of a draft. `epoch` is the store's at that moment: a message belongs to it and to no other. */
 export type AppendResult =
-  | { readonly kind: "stored"; readonly message: Message }
+  | { readonly kind: "stored"; readonly message: Message; readonly epoch: Epoch }
   /** The same `(room, user, client id)` and text was stored before: this is that message. */
-  | { readonly kind: "duplicate"; readonly message: Message }
-  /** `conflict`: not stored. `storage_unavailable`: unknown whether it was stored. */
-  | { readonly kind: "refused"; readonly error: ChatError };
+  | { readonly kind: "duplicate"; readonly message: Message; readonly epoch: Epoch }
+  /** Certainly not stored. */
+  | { readonly kind: "rejected"; readonly error: ChatError }
+  /** It may be stored, or land later: the store did not say. */
+  | { readonly kind: "unknown"; readonly error: ChatError };
+
+/** The newest numbers of some rooms, all of one epoch, in the order of the question. */
+export interface RoomHeads {
+  readonly epoch: Epoch;
+  readonly seqs: readonly Seq[];
+}
 
 /** At most so many messages, and none after the one that brings the UTF-8 bytes of the texts to the ceiling. */
 export interface PageBounds {
@@ -85,8 +94,8 @@ export interface MessageRepository {
   /** The room's bounds now; an unknown room is an empty one. */
   head(room: RoomName): Promise<RoomHead>;
 
-  /** The newest numbers of these rooms (at most LIMITS.headPollRoomsMax), 0 for an unknown one, in their order. */
-  heads(rooms: readonly RoomName[]): Promise<readonly Seq[]>;
+  /** The newest numbers of these rooms (at most LIMITS.headPollRoomsMax), 0 for an unknown one. */
+  heads(rooms: readonly RoomName[]): Promise<RoomHeads>;
 
   /** What came after `after`, oldest first, without a hole (from `firstSeq` on where `after` lies below it). */
   readAfter(room: RoomName, after: Seq, bounds: PageBounds, range?: TimeRange): Promise<RoomPage>;

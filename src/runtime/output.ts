@@ -4,7 +4,7 @@ import { fstatSync } from "node:fs";
 import { LIMITS } from "../limits.ts";
 
 const STDOUT = 1;
-// Not process.stdout: once its reader is gone every write throws, and it loads streams that nothing else needs.
+// Not process.stdout: it throws at the writer once the reader has gone, and loads streams that nothing else needs.
 const sink = Bun.stdout.writer();
 
 /** What is written once the reader has taken what it was given before. */

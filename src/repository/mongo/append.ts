@@ -5,7 +5,7 @@
  */
 
 import { type Document, type Filter, MongoBulkWriteError, MongoError } from "mongodb";
-import { parseSeq, type RoomName, SEQ_ZERO, type Seq, seqAfter } from "../../domain/ids.ts";
+import { type Epoch, parseSeq, type RoomName, SEQ_ZERO, type Seq, seqAfter } from "../../domain/ids.ts";
 import type { Draft, Message } from "../../domain/message.ts";
 import { type Millis, toMillis } from "../../domain/time.ts";
 import { assert, ChatError } from "../../errors.ts";
@@ -34,13 +34,13 @@ interface Batch {
   /** Which draft, by place, speaks for its `(room, user, client id)`; the later ones follow it. */
   readonly leaders: ReadonlyMap<string, number>;
   /** What is stored under a `(room, user, client id)`. */
-  readonly named: Map<string, Message>;
+  readonly named: Map<string, { readonly message: Message; readonly epoch: Epoch }>;
   /** Places whose draft went out in an insert of which nobody knows what it stored. */
   readonly unsure: Set<number>;
 }
 
 export function createMongoAppend(connection: MongoConnection) {
-  /** What has no result when the time is over is refused, its outcome unknown; rejects when that is all there is to say. */
+  /** A draft without a result when the time is over has an unknown outcome; rejects when no draft has any. */
   return async (drafts: readonly Draft[]): Promise<readonly AppendResult[]> => {
     const batch = openBatch(drafts);
     let cause: unknown;
@@ -51,7 +51,7 @@ export function createMongoAppend(connection: MongoConnection) {
     }
     settleFollowers(batch);
     if (cause !== undefined && batch.results.every((result) => result === undefined)) throw cause;
-    return batch.results.map((result) => result ?? refusedUnknown(cause));
+    return batch.results.map((result) => result ?? unknown(cause));
   };
 }
 
@@ -89,7 +89,7 @@ async function appendAll(
   let taken: TakenPlace | undefined;
   for (let attempt = 0; !ended.aborted; attempt++) {
     try {
-      if (asks) await settleKnown(connection, batch);
+      if (asks) await settleKnown(connection, batch, life.epoch);
       const places = openPlaces(batch);
       if (places.length === 0) return;
       const rooms = new Set(places.map((place) => draftAt(batch.drafts, place).room));
@@ -104,7 +104,7 @@ async function appendAll(
         await pause(batch, attempt);
         continue;
       }
-      const outcome = await insert(connection, batch, places, ends);
+      const outcome = await insert(connection, batch, places, ends, life.epoch);
       if (outcome === "all") return;
       asks = outcome === "known";
       taken = outcome === "known" ? undefined : outcome.outrunAt;
@@ -128,7 +128,11 @@ function pause({ drafts }: Batch, attempt: number): Promise<void> {
 }
 
 /** Gives results to the drafts that are stored for good already, by an earlier try or under the same client id. */
-async function settleKnown({ messages, documents }: MongoConnection, batch: Batch): Promise<void> {
+async function settleKnown(
+  { messages, documents }: MongoConnection,
+  batch: Batch,
+  epoch: Epoch,
+): Promise<void> {
   const places = openPlaces(batch);
   const open = places.map((place) => draftAt(batch.drafts, place));
   const byId = new Map(
@@ -152,8 +156,8 @@ async function settleKnown({ messages, documents }: MongoConnection, batch: Batc
     const own = byId.get(draft.id);
     const namesake = name === undefined ? undefined : byName.get(name);
     if (own !== undefined)
-      settle(batch, place, batch.unsure.has(place) ? "stored" : "duplicate", draft, readMessage(own));
-    else if (namesake !== undefined) settle(batch, place, "duplicate", draft, readMessage(namesake));
+      settle(batch, place, batch.unsure.has(place) ? "stored" : "duplicate", readMessage(own), epoch);
+    else if (namesake !== undefined) settle(batch, place, "duplicate", readMessage(namesake), epoch);
   }
 }
 
@@ -201,6 +205,7 @@ async function insert(
   batch: Batch,
   places: readonly number[],
   ends: ReadonlyMap<RoomName, RoomEnd>,
+  epoch: Epoch,
 ): Promise<"all" | "known" | { readonly outrunAt: TakenPlace }> {
   const rows = places.map((place) => {
     const draft = draftAt(batch.drafts, place);
@@ -211,8 +216,7 @@ async function insert(
     return { place, draft, message: toMessage(draft, end) };
   });
   const settleFirst = (count: number) => {
-    for (const { place, draft, message } of rows.slice(0, count))
-      settle(batch, place, "stored", draft, message);
+    for (const { place, message } of rows.slice(0, count)) settle(batch, place, "stored", message, epoch);
   };
   try {
     await messages.insertMany(
@@ -230,7 +234,8 @@ async function insert(
     }
     settleFirst(fault.inserted);
     // The server refuses this document for itself, and would again: the others go on without it.
-    if (fault.code !== DUPLICATE_KEY) batch.results[failed.place] = refusedUnknown(error);
+    if (fault.code !== DUPLICATE_KEY)
+      batch.results[failed.place] = { kind: "rejected", error: unavailable(error) };
     // The name of the index, in the server's words, only saves a question: to ask without need is harmless.
     return fault.code === DUPLICATE_KEY && fault.words.includes(ROOM_SEQ)
       ? { outrunAt: failed.message }
@@ -254,33 +259,32 @@ function firstFault(
   return { index, code, words: errmsg, inserted: error.result.insertedCount };
 }
 
-const refusedUnknown = (cause: unknown): AppendResult => ({
-  kind: "refused",
-  error: new ChatError("storage_unavailable", { cause }),
-});
+const unavailable = (cause: unknown) => new ChatError("storage_unavailable", { cause });
+const unknown = (cause: unknown): AppendResult => ({ kind: "unknown", error: unavailable(cause) });
 
 /** The result of a draft for which this message is stored: its own, or the first one with its client id. */
 function settle(
-  { results, named }: Batch,
+  { drafts, results, named }: Batch,
   place: number,
   kind: "stored" | "duplicate",
-  draft: Draft,
   message: Message | undefined,
+  epoch: Epoch,
 ): void {
+  const draft = draftAt(drafts, place);
   const name = nameOf(draft);
-  if (name !== undefined && message !== undefined) named.set(name, message);
+  if (name !== undefined && message !== undefined) named.set(name, { message, epoch });
   results[place] =
     message?.text === draft.text && message.room === draft.room
-      ? { kind, message }
-      : { kind: "refused", error: new ChatError("conflict") };
+      ? { kind, message, epoch }
+      : { kind: "rejected", error: new ChatError("conflict") };
 }
 
 /** Within a batch the later drafts with one client id are answered from what the first one found or stored. */
 function settleFollowers(batch: Batch): void {
   for (const [place, draft] of batch.drafts.entries()) {
-    const message = batch.named.get(nameOf(draft) ?? "");
-    if (batch.results[place] === undefined && message !== undefined)
-      settle(batch, place, "duplicate", draft, message);
+    const first = batch.named.get(nameOf(draft) ?? "");
+    if (batch.results[place] === undefined && first !== undefined)
+      settle(batch, place, "duplicate", first.message, first.epoch);
   }
 }
 

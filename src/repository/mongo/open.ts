@@ -97,7 +97,7 @@ export async function openMongoRepository(world: RepositoryWorld & MongoChoice):
           connection.verify(life),
         ]);
         const seqs = new Map(newest.map((row) => [String(row._id), seqOf(row.seq)]));
-        return rooms.map((room) => seqs.get(room) ?? SEQ_ZERO);
+        return { epoch: life.epoch, seqs: rooms.map((room) => seqs.get(room) ?? SEQ_ZERO) };
       }),
 
     readAfter: (room, after, bounds, range) => readRoom(room, { $gt: after }, 1, bounds, range),

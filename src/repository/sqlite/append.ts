@@ -1,7 +1,7 @@
 /** The embedded store's write transaction: decides numbers, duplicates and conflicts, and inserts, all in one step. */
 
 import type { Database } from "bun:sqlite";
-import type { Seq } from "../../domain/ids.ts";
+import type { Epoch, Seq } from "../../domain/ids.ts";
 import type { Draft, Message } from "../../domain/message.ts";
 import type { Millis } from "../../domain/time.ts";
 import { assert, ChatError } from "../../errors.ts";
@@ -49,7 +49,8 @@ export const APPEND_STATEMENTS = {
     WHERE room_id = ?1 AND user_id = ?2 AND client_id = ?3 AND client_id IS NOT NULL`,
 } as const;
 
-export function createAppender(db: Database): Appender {
+/** @param epoch the store's, for the results */
+export function createAppender(db: Database, epoch: Epoch): Appender {
   const begin = db.prepare(APPEND_STATEMENTS.begin);
   const commit = db.prepare(APPEND_STATEMENTS.commit);
   const rollback = db.prepare(APPEND_STATEMENTS.rollback);
@@ -79,16 +80,17 @@ export function createAppender(db: Database): Appender {
     room.lastReceivedAt = receivedAt;
     room.touched = true;
     const message: Message = { id, room: draft.room, seq: seq as Seq, userId, text, timestamp, receivedAt };
-    return { kind: "stored", message };
+    return { kind: "stored", message, epoch };
   }
 
   function known(room: OpenRoom, draft: Draft): AppendResult {
     const row = findFirst.values(room.id, draft.userId, draft.clientId)[0];
     assert(row !== undefined, "what an insert collided with is there");
     const [id, seq, text, timestamp, receivedAt] = row as [string, Seq, string, Millis, Millis];
-    if (text !== draft.text) return { kind: "refused", error: new ChatError("conflict") };
+    if (text !== draft.text) return { kind: "rejected", error: new ChatError("conflict") };
     const { room: name, userId } = draft;
-    return { kind: "duplicate", message: { id, room: name, seq, userId, text, timestamp, receivedAt } };
+    const message: Message = { id, room: name, seq, userId, text, timestamp, receivedAt };
+    return { kind: "duplicate", message, epoch };
   }
 
   return {

@@ -137,7 +137,7 @@ export function createReads(db: Database, epoch: Epoch): Reads {
       const found = findRoom(room);
       return found === undefined ? emptyHead : boundsOf(found);
     },
-    heads: (rooms) => rooms.map((room) => findRoom(room)?.[1] ?? SEQ_ZERO),
+    heads: (rooms) => ({ epoch, seqs: rooms.map((room) => findRoom(room)?.[1] ?? SEQ_ZERO) }),
     readAfter: (room, after, bounds, range) =>
       page(room, "upwards", [Math.min(after, SEQ_MAX) + 1, SEQ_MAX], bounds, range),
     readBefore: (room, before, bounds, range) =>

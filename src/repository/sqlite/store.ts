@@ -41,7 +41,7 @@ export function createSqliteRepository({
   wal,
   epoch,
 }: SqliteParts): MessageRepository {
-  const appender = createAppender(writer);
+  const appender = createAppender(writer, epoch);
   const reads = createReads(reader, epoch);
   const revisions = createRevisions(writer);
   const [begin, end] = [reader.prepare("BEGIN"), reader.prepare("COMMIT")];
