@@ -81,8 +81,9 @@ const RateLimit = v.pipe(
 );
 
 // What MongoDB forbids in a database's name (its manual, "Naming Restrictions").
-const DATABASE_NAME = /^[^/\\. "$*<>:|?\u0000]{1,63}$/;
-const DATABASE_NAME_RULE = 'must be 1 to 63 characters without / \\ . " $ * < > : | ? or spaces';
+const DATABASE_NAME = /^(?!'.*'$)[^/\\. "$*<>:|?\u0000]{1,63}$/;
+const DATABASE_NAME_RULE =
+  'must be 1 to 63 characters without / \\ . " $ * < > : | ? or spaces, and not in quotes';
 const DatabaseName = v.pipe(v.string(), v.regex(DATABASE_NAME, DATABASE_NAME_RULE));
 
 const MONGO_URI = /^mongodb(?:\+srv)?:\/\/[^\s/?]+(?:\/([^\s?]*))?(?:\?\S*)?$/;

@@ -93,6 +93,8 @@ describe("loadConfig", () => {
     ["HOST", "a b"],
     ["MONGODB_URI", "postgres://x"],
     ["MONGODB_DB_NAME", "a/b"],
+    ["MONGODB_DB_NAME", "'chat'"],
+    ["MONGODB_DB_NAME", '"chat"'],
     ["CORS_ORIGINS", "chat.example.org"],
     ["CORS_ORIGINS", "https://a.example/path"],
     ["CORS_ORIGINS", "https://*.example.org"],

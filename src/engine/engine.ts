@@ -71,6 +71,15 @@ const asksToClose = ({ headers }: Request) => headers.get("connection")?.toLower
 /** Asked anew after each await: it changes meanwhile. */
 const reasonOf = (session: Session) => session.closeReason;
 
+/** Undefined where the bytes are not UTF-8. */
+function utf8(bytes: Uint8Array): string | undefined {
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch {
+    return undefined;
+  }
+}
+
 class GuardedEngine extends BunEngine {
   /**
    * The engine's own listener for a connection's end lives in the scope of the handshake and keeps the request, its URL
@@ -257,7 +266,9 @@ export function createEngine(options: EngineOptions): ChatEngine {
       if (session.socket !== undefined) return refuse(request, 400, FAULTS.badRequest);
       const count = countPayload(body.bytes);
       if (!sessions.admitsPayload(session, count)) return refuse(request, 400, FAULTS.badRequest);
-      let payload: string | undefined = new TextDecoder().decode(body.bytes);
+      // As a WebSocket does: bytes that are no text would be stored as another text than was sent.
+      let payload = utf8(body.bytes);
+      if (payload === undefined) return closeAndRefuse("post_not_utf8");
       if (count.pongs > 0) payload = withoutStrayPongs(payload, sessions.admitsPong(session));
       if (payload === undefined) return new Response("ok", { headers: answerHeaders(request) });
       const { url, method, headers } = request;

@@ -362,6 +362,19 @@ describe("createEngine bounds what a client sends", () => {
     await closed;
   });
 
+  test("a body that is not UTF-8 closes the session, and nothing of it is heard", async () => {
+    const heard: unknown[] = [];
+    const house = start({ onEvent: (_, name, args) => void heard.push([name, ...args]) });
+    const session = await openPolling(house.url);
+    await session.post("40");
+    const closed = closeOf(house);
+    const body = Buffer.from('42["say","a\xff"]', "latin1");
+    const answer = await fetch(session.url, { method: "POST", body });
+    expect(await faultOf(answer)).toEqual({ status: 400, code: 3 });
+    await closed;
+    expect(heard).toEqual([]);
+  });
+
   test("a body that its client gives up closes the session", async () => {
     const house = start();
     const session = await openPolling(house.url);
