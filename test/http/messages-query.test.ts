@@ -232,6 +232,15 @@ describe("a cursor beside the parameters of the first request", () => {
     expect(texts((await page(at(path, name))).messages)).toEqual(expected);
   });
 
+  test("fits a URL with all of them, however long the names are", async () => {
+    const [user, room] = ["👋".repeat(128), "🌍".repeat(128)];
+    await say(room, user, "1", "2");
+    const times = "from=2020-01-01T00:00:00.000%2B00:00&to=2099-01-01T00:00:00.000%2B00:00";
+    const path = `/messages/${encodeURIComponent(user)}?room=${encodeURIComponent(room)}&${times}&limit=1`;
+    const { next_cursor } = await page(path);
+    expect(texts((await page(`${path}&cursor=${next_cursor}`)).messages)).toEqual(["1"]);
+  });
+
   test("may have its epoch beside it, and no other", async () => {
     expect(texts((await page(at(`${first.after}&epoch=${epoch}`, "after"))).messages)).toEqual(["4", "5"]);
     expect(await refusalOf(await get(at(`${first.after}&epoch=other`, "after")))).toMatchObject({
