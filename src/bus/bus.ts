@@ -10,7 +10,7 @@ export interface CommittedEntries {
 }
 
 /**
- * At most once, never the truth: a bus MAY lose what it is told, so whoever listens reads a gap in `seq` from the store.
+ * At most once, never the truth: a bus MAY lose what it is told, so a listener reads a gap in `seq` from the store.
  * It MUST NOT reorder the messages of one room that one node published, and MUST tell the publishing node too: one node
  * is a cluster of one. A listener that throws MUST NOT keep the others from hearing, nor fail the publisher.
  */

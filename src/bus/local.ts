@@ -1,4 +1,4 @@
-/** The bus of a single node: whoever listens has heard it when `publish` returns, in the tick of the commit. */
+/** The bus of a single node: every listener has heard it when `publish` returns, in the tick of the commit. */
 
 import type { Log } from "../observe/log.ts";
 import type { Bus, CommittedEntries } from "./bus.ts";

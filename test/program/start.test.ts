@@ -2,7 +2,7 @@
 
 import { Database } from "bun:sqlite";
 import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { chmod, mkdir, writeFile } from "node:fs/promises";
+import { chmod, mkdir, readdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { belongings } from "../fixture/belongings.ts";
 import { connectMember, readRoom } from "../fixture/member.ts";
@@ -110,6 +110,19 @@ describe("the program's start", () => {
     expect(code).toBe(78);
     expect(lines.join("\n")).toMatch(/^MAX_FRAME_BYTES .*MAX_MESSAGE_BYTES/);
   });
+
+  test.each([12, 16, 20, 30])(
+    "at most %d open files: one line that says what to do, exit 1, and nothing is made",
+    async (files) => {
+      const cwd = await folder();
+      const command = ["sh", "-c", `ulimit -n ${files} && exec "$0" "$1"`, ...FROM_SOURCE];
+      const { code, lines } = await startFailure({ cwd, command });
+      expect(lines).toHaveLength(1);
+      expect(lines[0]).toMatch(/^cannot start: only \d+ more files can be opened, .*ulimit -n/);
+      expect(code).toBe(1);
+      expect(await readdir(cwd)).toEqual([]);
+    },
+  );
 
   test("a taken port: one line, exit 1, and the store is let go", async () => {
     const cwd = await folder();
