@@ -10,6 +10,7 @@ import {
 import { ChatError } from "../../errors.ts";
 import { LIMITS } from "../../limits.ts";
 import { MONGO_TIMES, type MongoChoice, mongoClient, mongoDatabase } from "./client.ts";
+import { createDeadline, type Deadline, within } from "./deadline.ts";
 import { createEpochCheck, EpochChanged, prepareDatabase, type StoreEpoch } from "./epoch.ts";
 import { IndexesClash } from "./indexes.ts";
 import { createRoomNumbers, type RoomNumbers } from "./room-numbers.ts";
@@ -85,7 +86,7 @@ const speaksOfServer = (error: unknown) =>
     !(error instanceof MongoServerError && error.code === MAX_TIME_EXPIRED));
 
 /** A read that nobody shares. */
-const ALONE: SharedRead = { rest: () => Promise.resolve(), begin() {} };
+const ALONE: SharedRead = { rest: () => Promise.resolve(), begin() {}, onJoin() {} };
 
 /** Connects in the background and goes on doing so until `close`. */
 export function connectMongo({
@@ -114,7 +115,7 @@ export function connectMongo({
     Math.min(LIMITS.storeReadsMax, client.options.maxPoolSize || LIMITS.storeReadsMax),
     LIMITS.storeWaitersMax,
   );
-  const share = createSharedReads(LIMITS.storeWaitersMax);
+  const share = createSharedReads(LIMITS.storeWaitersMax, MONGO_TIMES.operationMs);
 
   const down = (reason: string, error?: unknown) => {
     if (closed) return;
@@ -209,14 +210,15 @@ export function connectMongo({
   };
 
   /** What the operation gives in time, or its refusal. */
-  const settle = <T>(operation: Promise<T>, ended: AbortController, late: () => Error): Promise<T> => {
-    const settled = within(operation, MONGO_TIMES.operationMs, late)
+  const settle = <T>(operation: Promise<T>, ended: AbortController, deadline: Deadline): Promise<T> => {
+    const settled = Promise.race([operation, deadline.reached])
       .catch((error: unknown) => {
         if (error instanceof ChatError) throw error;
         failed(error);
         throw new ChatError("storage_unavailable", { cause: error });
       })
       .finally(() => {
+        deadline.clear();
         ended.abort();
         underway.delete(settled);
       });
@@ -226,23 +228,25 @@ export function connectMongo({
 
   function read<T>(
     work: (epoch: StoreEpoch, ended: AbortSignal) => Promise<T>,
-    { rest, begin }: SharedRead = ALONE,
+    { rest, begin, onJoin }: SharedRead = ALONE,
   ): Promise<T> {
     const ended = new AbortController();
     let hasTurn = false;
     const inTurn = async () => {
-      // First, so that whoever waits for a store that is away keeps no turn.
+      // First, so that a caller that waits for a store that is away keeps no turn.
       await up(MONGO_TIMES.comeUpMs);
       await rest();
       const giveBack = await turns.take(ended.signal);
       hasTurn = true;
       begin();
-      // The turn lasts as long as the driver works for it, also when nobody waits any more.
+      // The turn lasts as long as the driver works for it, also when no caller waits any more.
       return attempt(work, ended.signal).finally(giveBack);
     };
-    return settle(inTurn(), ended, () =>
+    const deadline = createDeadline(MONGO_TIMES.operationMs, () =>
       hasTurn ? new SlowRead(`the read took ${MONGO_TIMES.operationMs} ms`) : new ChatError("overloaded"),
     );
+    onJoin(deadline.restart);
+    return settle(inTurn(), ended, deadline);
   }
 
   return {
@@ -256,16 +260,23 @@ export function connectMongo({
     run(work) {
       const ended = new AbortController();
       const before = times;
-      return settle(attempt(work, ended.signal), ended, () =>
+      const deadline = createDeadline(MONGO_TIMES.operationMs, () =>
         // What waited for the store most of its time says nothing about one that has just come up.
         times === before
           ? new TooLate(`the operation took ${MONGO_TIMES.operationMs} ms`)
           : new StoreDown(`the store came up within the ${MONGO_TIMES.operationMs} ms of the operation`),
       );
+      return settle(attempt(work, ended.signal), ended, deadline);
     },
 
     read,
-    readShared: (key, work) => share(key, (mine) => read(work, mine)),
+    async readShared(key, work) {
+      // Each caller by itself: one that comes late has its whole time for a store that comes up.
+      await up(MONGO_TIMES.comeUpMs).catch((error: unknown) => {
+        throw new ChatError("storage_unavailable", { cause: error });
+      });
+      return share(key, (mine) => read(work, mine));
+    },
 
     verify: createEpochCheck(db),
     numbers: createRoomNumbers(db, failed),
@@ -284,13 +295,4 @@ export function connectMongo({
       await client.close();
     },
   };
-}
-
-/** What the promise gives, or that fault when it takes longer. */
-function within<T>(promise: Promise<T>, ms: number, late: () => Error): Promise<T> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const lateness = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(late()), ms);
-  });
-  return Promise.race([promise, lateness]).finally(() => clearTimeout(timer));
 }
