@@ -22,6 +22,9 @@ const EXIT = { done: 0, fault: 1, usage: 64, config: 78 } as const;
 
 class UsageError extends Error {}
 
+/** Something that the operator has to put right first: shown whole. */
+class Refusal extends Error {}
+
 interface Command {
   readonly dryRun: boolean;
   readonly name: "serve" | "migrate" | "help" | "version";
@@ -58,7 +61,14 @@ async function migrate({ store }: Config, dryRun: boolean): Promise<string> {
   if (store.kind === "sqlite") return "nothing to migrate: the SQLite store has no older messages\n";
   const { migrateMongo } = await import("./repository/mongo/migrate.ts");
   const newEpoch = () => Bun.randomUUIDv7() as string as Epoch;
-  const { numbered, rooms, dated, unreadable } = await migrateMongo({ ...store, dryRun, newEpoch });
+  const { IndexesClash } = await import("./repository/mongo/indexes.ts");
+  const report = await migrateMongo({ ...store, dryRun, newEpoch }).catch((error: unknown) => {
+    if (!(error instanceof IndexesClash)) throw error;
+    throw new Refusal(
+      `cannot migrate, nothing was changed:\n${error.clashes.map((line) => `- ${line}`).join("\n")}`,
+    );
+  });
+  const { numbered, rooms, dated, unreadable } = report;
   const [were, left] = dryRun ? ["would be", "would be left as they are"] : ["were", "were left as they are"];
   return [
     `${numbered} messages in ${rooms} rooms ${were} numbered, ${dated} messages ${were} dated`,
@@ -85,6 +95,10 @@ async function main(argv: readonly string[]): Promise<number> {
     if (error instanceof UsageError) {
       process.stderr.write(`${message}\n\n${HELP}`);
       return EXIT.usage;
+    }
+    if (error instanceof Refusal) {
+      process.stderr.write(`${message}\n`);
+      return EXIT.fault;
     }
     if (error instanceof ConfigError || error instanceof SettingError) {
       process.stderr.write(`${message}\n`);
