@@ -166,7 +166,7 @@ describe("reads from MongoDB", () => {
       }
       released.resolve();
       expect(new Set(await Promise.all(waiting))).toEqual(new Set(["0: "]));
-      // Three for a page: where the room ends, its messages, where it begins.
+      // One page takes three.
       expect(finds).toBe(3);
       await Promise.all(others);
     }),
