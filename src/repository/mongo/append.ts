@@ -30,7 +30,7 @@ interface Batch {
   readonly leaders: ReadonlyMap<string, number>;
   /** What is stored under a `(room, user, client id)`. */
   readonly named: Map<string, { readonly message: Message; readonly epoch: Epoch }>;
-  /** Places whose draft went out in an insert that is under way, or of which nobody knows what it stored. */
+  /** Places whose draft went out in an insert that is under way, or whose outcome is unknown. */
   readonly sent: Set<number>;
   /** There was such an insert. */
   unsure: boolean;
@@ -39,7 +39,7 @@ interface Batch {
 }
 
 export function createMongoAppend(connection: MongoConnection) {
-  /** What has no result when the time is over may be stored where it was sent, and is certainly not where it was not. */
+  /** A draft without a result when the time is over: unknown if it was sent, rejected if it was not. */
   return async (drafts: readonly Draft[]): Promise<readonly AppendResult[]> => {
     const batch = openBatch(drafts);
     let cause: unknown;
@@ -80,7 +80,7 @@ const openPlaces = ({ drafts, results, leaders }: Batch): number[] =>
     return name === undefined || leaders.get(name) === place;
   });
 
-/** Goes on until every draft that leads has a result, or nobody waits any more. May be begun again after it threw. */
+/** Goes on until every draft that leads has a result, or the caller has stopped waiting. May be called again after it threw. */
 async function appendAll(
   connection: MongoConnection,
   batch: Batch,

@@ -25,7 +25,7 @@ class StoreDown extends Error {}
 /** A write took as long as an operation may. */
 class TooLate extends Error {}
 
-/** A read did: it looked at much, or the server is slow. Whether that is well, its heartbeat says. */
+/** A read took as long: it looked at much, or the server is slow. The heartbeat says whether the server is well. */
 class SlowRead extends Error {}
 
 type Run = <T>(work: (epoch: StoreEpoch, ended: AbortSignal) => Promise<T>) => Promise<T>;
@@ -35,12 +35,12 @@ export interface MongoConnection {
   readonly place: string;
   /** Majority reads on the primary; majority, journaled writes. */
   readonly messages: Collection<MessageDocument>;
-  /** The same documents, whoever wrote them. */
+  /** The same documents, of any program. */
   readonly documents: Collection<Document>;
   status(): StoreStatus;
   /**
    * Runs one operation of the port within MONGO_TIMES.operationMs. Whatever it throws comes out as `storage_unavailable`,
-   * having told `failed`. `ended` says that nobody waits any more. Appends wait for no turn: there is one at a time.
+   * having told `failed`. `ended` is aborted when the caller stops waiting. Appends wait for no turn: there is one at a time.
    */
   run: Run;
   /**
@@ -48,7 +48,7 @@ export interface MongoConnection {
    * `overloaded`; one that takes too long is given up, and says nothing about the server.
    */
   read: Run;
-  /** The same for what many ask for at once: those who give one key share a read that begins after all of them asked. */
+  /** The same where many callers ask at once: callers with one key share a read, which begins after all of them asked. */
   readShared<T>(key: string, work: (epoch: StoreEpoch, ended: AbortSignal) => Promise<T>): Promise<T>;
   /** Resolves with the epoch once the store is up; rejects when it does not come up in that time. */
   up(withinMs: number): Promise<StoreEpoch>;
@@ -64,7 +64,7 @@ export interface MongoConnection {
 const hasWriter = (topology: TopologyDescription) =>
   [...topology.servers.values()].some(({ isWritable }) => isWritable);
 
-/** Why the store is down, in words that anyone may read. */
+/** Why the store is down, in words that contain no secret. */
 function reasonOf(error: unknown): string {
   if (error instanceof MongoServerError && (error.code === 18 || error.code === 13))
     return "MongoDB does not accept the credentials";
@@ -85,7 +85,7 @@ const speaksOfServer = (error: unknown) =>
     error.name !== "MongoWaitQueueTimeoutError" &&
     !(error instanceof MongoServerError && error.code === MAX_TIME_EXPIRED));
 
-/** A read that nobody shares. */
+/** A read of one caller. */
 const ALONE: SharedRead = { rest: () => Promise.resolve(), begin() {}, onJoin() {} };
 
 /** Connects in the background and goes on doing so until `close`. */
@@ -101,7 +101,7 @@ export function connectMongo({
   const place = `mongodb://${srvHost ?? hosts.map(String).join(",")}/${databaseName}`;
 
   let state: StoreStatus = { up: false, reason: "MongoDB has not been reached yet" };
-  /** The epoch that the store was found with, while it is up; and who waits for one. */
+  /** The epoch that the store was found with, while it is up; and the operations that wait for one. */
   let held: StoreEpoch | undefined;
   /** How often the store came up. */
   let times = 0;
@@ -261,7 +261,7 @@ export function connectMongo({
       const ended = new AbortController();
       const before = times;
       const deadline = createDeadline(MONGO_TIMES.operationMs, () =>
-        // What waited for the store most of its time says nothing about one that has just come up.
+        // An operation that waited for the store most of its time says nothing about a store that has just come up.
         times === before
           ? new TooLate(`the operation took ${MONGO_TIMES.operationMs} ms`)
           : new StoreDown(`the store came up within the ${MONGO_TIMES.operationMs} ms of the operation`),

@@ -4,6 +4,7 @@ import { type Db, MongoServerError } from "mongodb";
 import { type Epoch, parseEpoch } from "../../domain/ids.ts";
 import { QUICK } from "./client.ts";
 import { makeIndexes } from "./indexes.ts";
+import { keepAllRooms } from "./room-numbers.ts";
 import { MESSAGES, META, type MetaDocument, ROOM_NUMBERS } from "./schema.ts";
 
 /** An epoch as a connection found it. */
@@ -17,7 +18,8 @@ export interface StoreEpoch {
 export class EpochChanged extends Error {}
 
 /**
- * Makes what is missing: indexes, and the epoch's name. Harmless when it is repeated, or done by two services at once.
+ * Makes what is missing: indexes, the epoch's name, and the numbers of rooms that were there before. Harmless when it is
+ * repeated, or done by two services at once.
  * @throws IndexesClash when documents or indexes of another program keep an index from being built
  */
 export async function prepareDatabase(db: Db, newEpoch: () => Epoch): Promise<StoreEpoch> {
@@ -35,6 +37,10 @@ export async function prepareDatabase(db: Db, newEpoch: () => Epoch): Promise<St
     await meta.updateOne({ _id: "store", epoch: found.epoch }, { $set: { epoch: newEpoch(), collection } });
     // Numbers of a former collection mean nothing in this one.
     await db.collection(ROOM_NUMBERS).deleteMany({ "_id.collection": { $ne: collection } });
+  }
+  if (found?.kept !== collection) {
+    await keepAllRooms(db, collection);
+    await meta.updateOne({ _id: "store", collection }, { $set: { kept: collection } });
   }
   const epoch = await readEpoch(db);
   if (epoch === undefined || epoch.collection !== collection)
@@ -57,8 +63,8 @@ async function collectionName(db: Db): Promise<string | undefined> {
 }
 
 /**
- * Throws EpochChanged unless the store still has that epoch. All who ask before a look begins share what it sees: what it
- * sees is then no older than their question.
+ * Throws EpochChanged unless the store still has that epoch. Callers that ask before a look begins share it: what it sees
+ * is then no older than their question.
  */
 export function createEpochCheck(db: Db): (epoch: StoreEpoch) => Promise<void> {
   let running: Promise<StoreEpoch | undefined> | undefined;

@@ -5,7 +5,6 @@
 
 import { type AnyBulkWriteOperation, type Collection, type Document, MongoServerError } from "mongodb";
 import { type Epoch, type RoomName, type Seq, seqAfter } from "../../domain/ids.ts";
-import type { PastMessage } from "../../domain/message.ts";
 import { assert } from "../../errors.ts";
 import { type MongoChoice, mongoClient, mongoDatabase } from "./client.ts";
 import { DUPLICATE_KEY, prepareDatabase, type StoreEpoch } from "./epoch.ts";
@@ -59,12 +58,6 @@ export async function migrateMongo(
   }
 }
 
-/** Whether what is there, and what it would become, can be dates of a message. */
-const hasTimes = ({ timestamp, received_at }: Document, message: PastMessage) =>
-  [timestamp, received_at, new Date(message.timestamp), new Date(message.receivedAt)].every(
-    (time) => !(time instanceof Date) || isInRange(time),
-  );
-
 /** First all times become dates, so that the server can sort by them, whatever the amount. */
 async function dateMessages(documents: Collection, dryRun: boolean) {
   const rooms = new Set<RoomName>();
@@ -78,7 +71,7 @@ async function dateMessages(documents: Collection, dryRun: boolean) {
   };
   for await (const row of documents.find({ seq: UNNUMBERED })) {
     const message = readPastMessage(row);
-    if (message === undefined || !hasTimes(row, message)) {
+    if (message === undefined || !isInRange(row.timestamp) || !isInRange(row.received_at)) {
       unreadable++;
       continue;
     }

@@ -5,7 +5,7 @@
  * goes on after it: some numbers are never given, and none is given twice (docs/adr/0009).
  */
 
-import type { Db } from "mongodb";
+import type { AnyBulkWriteOperation, Db } from "mongodb";
 import { parseSeq, type RoomName, SEQ_ZERO, type Seq } from "../../domain/ids.ts";
 import { type Millis, toMillis } from "../../domain/time.ts";
 import { assert } from "../../errors.ts";
@@ -38,9 +38,12 @@ const RAISED_BY = 1_000;
 /** Rooms whose kept number this service remembers; beyond, it forgets all and asks for a write more. */
 const ROOMS_MAX = 100_000;
 
+/** Rooms in one write, where all are kept. */
+const KEPT_TOGETHER = 1_000;
+
 const NO_END: RoomEnd = { seq: SEQ_ZERO, receivedAt: toMillis(Number.NEGATIVE_INFINITY) };
 
-/** @param onError hears why a write failed that nobody waited for: a later one is waited for */
+/** @param onError hears why a write in the background failed: a later write is waited for */
 export function createRoomNumbers(db: Db, onError: (error: unknown) => void): RoomNumbers {
   const numbers = db.collection<RoomNumberDocument>(ROOM_NUMBERS);
   /** At least so much is kept, of this collection. */
@@ -110,6 +113,30 @@ export function createRoomNumbers(db: Db, onError: (error: unknown) => void): Ro
       if (exceeding.length > 0) await raise(exceeding, epoch);
     },
   };
+}
+
+/**
+ * Keeps the number of every room of a collection: once, for rooms that an older version wrote or that were put back: they may
+ * be emptied before any service appends to them. Harmless when it is repeated, or done beside services that append.
+ */
+export async function keepAllRooms(db: Db, collection: string): Promise<void> {
+  const numbers = db.collection<RoomNumberDocument>(ROOM_NUMBERS);
+  let raises: AnyBulkWriteOperation<RoomNumberDocument>[] = [];
+  const flush = async () => {
+    if (raises.length > 0) await numbers.bulkWrite(raises, { ordered: false });
+    raises = [];
+  };
+  const all = [{ $match: { room: { $gt: "" }, seq: NUMBERED } }, ...NEWEST_OF_EACH_ROOM];
+  for await (const row of db.collection(MESSAGES).aggregate(all, { allowDiskUse: true })) {
+    // A number of another program's that cannot be one must not keep the store down: only its room is of no use.
+    const seq = parseSeq(Number(row.seq));
+    if (seq === undefined) continue;
+    const received_at = new Date(readTime(row.received_at) ?? NO_END.receivedAt);
+    const filter = { _id: { collection, room: String(row._id) } };
+    raises.push({ updateOne: { filter, update: { $max: { seq, received_at } }, upsert: true } });
+    if (raises.length === KEPT_TOGETHER) await flush();
+  }
+  await flush();
 }
 
 /**

@@ -30,6 +30,8 @@ export interface MetaDocument {
   readonly epoch: string;
   /** The server's own name for the collection; another one means that `messages` was made anew, or put back. */
   readonly collection: string;
+  /** The collection of which `room_numbers` knows every room. */
+  readonly kept?: string;
 }
 
 /** What a room's number is once its messages are gone. */
@@ -52,10 +54,10 @@ export const NEWEST_OF_EACH_ROOM = [
   { $sort: { room: -1, seq: -1 } },
   { $group: { _id: "$room", seq: { $first: "$seq" }, received_at: { $first: "$received_at" } } },
 ];
-/** What has no number yet. */
+/** Documents without a number yet. */
 export const UNNUMBERED = { $not: NUMBERED };
 
-/** Any time that a message can have: a BSON date of the years 1 to 9999. Some programs know no year 0. */
+/** Any receipt that was: a BSON date up to the year 9999. From the year 1 on, as some programs know no year 0. */
 export const ANY_TIME = {
   $gte: new Date("0001-01-01T00:00:00Z"),
   $lte: new Date("9999-12-31T23:59:59.999Z"),
@@ -100,17 +102,17 @@ export function idText(id: unknown): string {
 }
 
 /**
- * A point in time as another program may have written it: a date, or ISO-8601 text. A date outside ANY_TIME is shown as its first
- * or last moment: it must not make a whole room unreadable.
+ * A point in time as another program may have written it: a date, or ISO-8601 text. A date before the first year or after the
+ * last that a message can have is shown as the first or last moment: it must not make a whole room unreadable.
  */
 export function readTime(value: unknown): Millis | undefined {
   if (typeof value === "string") return parseTimestamp(value);
-  if (!(value instanceof Date) || Number.isNaN(value.getTime())) return undefined;
-  return toMillis(Math.min(Math.max(value.getTime(), Number(ANY_TIME.$gte)), Number(ANY_TIME.$lte)));
+  return value instanceof Date && !Number.isNaN(value.getTime()) ? toMillis(value.getTime()) : undefined;
 }
 
-/** Whether a date is one that every program can read. */
-export const isInRange = (time: Date): boolean => time >= ANY_TIME.$gte && time <= ANY_TIME.$lte;
+/** False for a date that `readTime` would change. */
+export const isInRange = (value: unknown): boolean =>
+  !(value instanceof Date) || (readTime(value) as number | undefined) === value.getTime();
 
 /**
  * What a document of any program says as a message of a user's past. A document without `received_at` was received at its

@@ -105,6 +105,35 @@ describe("a room of MongoDB whose messages another program deleted", () => {
   );
 
   test(
+    "goes on after its numbers where an older version gave them, or a collection was put back",
+    withDatabase(async (mongo) => {
+      const before = await mongo.open();
+      await before.append([...drafts("a", 4), ...drafts("b", 2)]);
+      const { epoch } = await before.head(room("a"));
+      await before.close();
+      const [first] = await mongo.messages.find().toArray();
+      await mongo.messages.insertOne({ ...first, _id: "odd" as never, room: "c", seq: 1.5 });
+      const rows = await mongo.messages.find().toArray();
+      await mongo.db.collection("room_numbers").drop();
+      await mongo.db.collection("meta").updateOne({}, { $unset: { kept: "" } });
+      const older = await mongo.open();
+      expect((await older.head(room("a"))).epoch).toBe(epoch);
+      await empty(mongo, "a");
+      expect(await older.head(room("a"))).toEqual({ epoch, seq: seq(4), firstSeq: seq(5) });
+      await older.close();
+
+      await mongo.messages.drop();
+      await mongo.messages.insertMany(rows);
+      const putBack = await mongo.open();
+      expect((await putBack.head(room("a"))).epoch).not.toBe(epoch);
+      await empty(mongo, "a");
+      expect(await putBack.head(room("a"))).toMatchObject({ seq: 4, firstSeq: 5 });
+      expect(stored((await putBack.append([draft("a")]))[0])).toMatchObject({ seq: 5 });
+    }),
+    TEST_MS,
+  );
+
+  test(
     "keeps its number for migrate",
     withDatabase(async (mongo) => {
       const repository = await mongo.open();
