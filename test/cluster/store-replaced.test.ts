@@ -64,24 +64,25 @@ test("members whose collection is put back from a backup are let go, and told th
   expect(seqsOf(await say(members, room, 4))).toEqual(range(4, 7));
   for (const { link } of members) expect(seqsOf(await link.take("receive_message", 7))).toEqual(range(1, 7));
 
-  await messages().drop();
-  await messages().insertMany(backup);
-  // Only by the epoch: before anybody looks the restored room has more messages than the members were told of.
+  // As many messages as the members were told of, so that only the epoch tells them apart.
   const last = backup.at(-1) as unknown as Record<string, unknown>;
-  await messages().insertMany(
-    range(4, 9).map((seq) => ({ ...last, _id: Bun.randomUUIDv7() as never, seq, message: `other ${seq}` })),
-  );
+  const others = range(4, 7).map((seq) => ({
+    ...last,
+    ...{ _id: Bun.randomUUIDv7() as never, seq, message: `other ${seq}` },
+  }));
+  await messages().drop();
+  await messages().insertMany([...backup, ...others]);
   await Promise.all(members.map(({ link }) => link.closed));
   for (const { link } of members) expect(seqsOf(heardBy(link))).toEqual(range(1, 7));
 
   const { epoch } = (members[0] as Member).joined;
   const again = await join(room, { since: 7, epoch });
   for (const { joined } of again) {
-    expect(joined).toMatchObject({ ok: true, recovered: false, reason: "epoch_changed", seq: 9 });
+    expect(joined).toMatchObject({ ok: true, recovered: false, reason: "epoch_changed", seq: 7 });
     expect(joined.epoch).not.toBe(epoch);
   }
-  expect(seqsOf(await say(again, room, 1))).toEqual([10]);
-  for (const { link } of again) expect(await link.next("receive_message")).toMatchObject({ seq: 10 });
+  expect(seqsOf(await say(again, room, 1))).toEqual([8]);
+  for (const { link } of again) expect(await link.next("receive_message")).toMatchObject({ seq: 8 });
   await Promise.all(again.map(({ link }) => link.close()));
 });
 
