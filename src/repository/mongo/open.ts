@@ -9,7 +9,15 @@ import { createMongoAppend } from "./append.ts";
 import { type MongoChoice, QUICK } from "./client.ts";
 import { connectMongo, type MongoConnection } from "./connection.ts";
 import type { StoreEpoch } from "./epoch.ts";
-import { ANY_TIME, NEWEST_OF_EACH_ROOM, NUMBERED, readMessage, readTime } from "./schema.ts";
+import {
+  ANY_TIME,
+  COUNTED,
+  NEWEST_OF_EACH_ROOM,
+  NUMBERED,
+  numberOf,
+  readMessage,
+  readTime,
+} from "./schema.ts";
 import { readUserRows } from "./user-history.ts";
 import type {
   MessageRepository,
@@ -89,7 +97,7 @@ export async function openMongoRepository(world: RepositoryWorld & MongoChoice):
     readAfter: (room, after, bounds, range) => readRoom(room, { $gt: after }, 1, bounds, range),
 
     readBefore: (room, before, bounds, range) =>
-      readRoom(room, before === null ? NUMBERED : { ...NUMBERED, $lt: before }, -1, bounds, range),
+      readRoom(room, before === null ? COUNTED : { ...NUMBERED, $lt: before }, -1, bounds, range),
 
     readByUser: ({ bounds, ...query }) =>
       connection.read(async (_epoch, ended) => {
@@ -103,7 +111,7 @@ export async function openMongoRepository(world: RepositoryWorld & MongoChoice):
           .aggregate(
             [
               // Says nothing about the names, but lets the index take part.
-              { $match: { room: { $gt: "" }, seq: NUMBERED } },
+              { $match: { room: { $gt: "" }, seq: COUNTED } },
               ...NEWEST_OF_EACH_ROOM,
               { $match: roomsAfter(before) },
               { $sort: { received_at: -1, _id: -1 } },
@@ -151,10 +159,13 @@ async function readEnd(
   direction: 1 | -1,
 ): Promise<Seq | undefined> {
   const row = await documents.findOne(
-    { room, seq: NUMBERED },
+    { room, seq: COUNTED },
     { ...QUICK, sort: { seq: direction }, projection: { _id: 0, seq: 1 } },
   );
-  return row === null ? undefined : seqOf(row.seq);
+  // A fraction, of another program, lies between two numbers.
+  return row === null
+    ? undefined
+    : seqOf(direction < 0 ? Math.floor(numberOf(row.seq)) : Math.ceil(numberOf(row.seq)));
 }
 
 /** The newest number of the room, also when its messages are gone. */
@@ -171,8 +182,8 @@ function toHead({ name }: StoreEpoch, seq: Seq, oldest: Seq | undefined): RoomHe
   return { epoch: name, seq, firstSeq: oldest === undefined || oldest > seq ? seqAfter(seq) : oldest };
 }
 
-function seqOf(value: unknown): Seq {
-  const seq = parseSeq(Number(value));
+function seqOf(value: number): Seq {
+  const seq = parseSeq(value);
   assert(seq !== undefined, "a number that the index holds is a place in a room");
   return seq;
 }
@@ -200,5 +211,5 @@ function toSummary(row: Document): RoomSummary[] {
   const lastMessageAt = readTime(row.received_at);
   return room === undefined || lastMessageAt === undefined
     ? []
-    : [{ room, seq: seqOf(row.seq), lastMessageAt }];
+    : [{ room, seq: seqOf(Math.floor(numberOf(row.seq))), lastMessageAt }];
 }

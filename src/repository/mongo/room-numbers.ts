@@ -12,9 +12,10 @@ import { assert } from "../../errors.ts";
 import { QUICK } from "./client.ts";
 import type { StoreEpoch } from "./epoch.ts";
 import {
+  COUNTED,
   MESSAGES,
   NEWEST_OF_EACH_ROOM,
-  NUMBERED,
+  numberOf,
   readTime,
   ROOM_NUMBERS,
   type RoomNumberDocument,
@@ -126,12 +127,10 @@ export async function keepAllRooms(db: Db, collection: string): Promise<void> {
     if (raises.length > 0) await numbers.bulkWrite(raises, { ordered: false });
     raises = [];
   };
-  const all = [{ $match: { room: { $gt: "" }, seq: NUMBERED } }, ...NEWEST_OF_EACH_ROOM];
+  const all = [{ $match: { room: { $gt: "" }, seq: COUNTED } }, ...NEWEST_OF_EACH_ROOM];
   for await (const row of db.collection(MESSAGES).aggregate(all, { allowDiskUse: true })) {
-    // A number of another program's that cannot be one must not keep the store down: only its room is of no use.
-    const seq = parseSeq(Number(row.seq));
-    if (seq === undefined) continue;
-    const received_at = new Date(readTime(row.received_at) ?? NO_END.receivedAt);
+    const { seq, receivedAt } = toEnd(row);
+    const received_at = new Date(receivedAt);
     const filter = { _id: { collection, room: String(row._id) } };
     raises.push({ updateOne: { filter, update: { $max: { seq, received_at } }, upsert: true } });
     if (raises.length === KEPT_TOGETHER) await flush();
@@ -147,13 +146,14 @@ async function readNewest(db: Db, rooms: readonly RoomName[]): Promise<(readonly
   if (rooms.length === 0) return [];
   const rows = await db
     .collection(MESSAGES)
-    .aggregate([{ $match: { room: { $in: [...rooms] }, seq: NUMBERED } }, ...NEWEST_OF_EACH_ROOM], QUICK)
+    .aggregate([{ $match: { room: { $in: [...rooms] }, seq: COUNTED } }, ...NEWEST_OF_EACH_ROOM], QUICK)
     .toArray();
   return rows.map((row) => [row._id as RoomName, toEnd(row)] as const);
 }
 
 function toEnd(row: { readonly seq?: unknown; readonly received_at?: unknown }): RoomEnd {
-  const seq = parseSeq(Number(row.seq));
+  // A fraction, of another program, lies between two numbers.
+  const seq = parseSeq(Math.floor(numberOf(row.seq)));
   assert(seq !== undefined, "a room's newest number can be one");
   return { seq, receivedAt: readTime(row.received_at) ?? NO_END.receivedAt };
 }

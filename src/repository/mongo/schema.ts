@@ -46,6 +46,8 @@ export interface RoomNumberDocument {
 
 /** A filter that MongoDB recognises as implied by the partial index on `(room, seq)`. */
 export const NUMBERED = { $gt: 0 };
+/** The same without numbers that JavaScript cannot count on from: another program's document must not end a room for good. */
+export const COUNTED = { ...NUMBERED, $lte: Number.MAX_SAFE_INTEGER };
 /**
  * Of documents that have numbers the newest of each room. Both keys fall: the order of the index backwards, so that the
  * server jumps from room to room (DISTINCT_SCAN).
@@ -100,6 +102,9 @@ export function idText(id: unknown): string {
   if (typeof id === "string") return id;
   return id instanceof ObjectId ? id.toHexString() : BSON.EJSON.stringify(id, { relaxed: false });
 }
+
+/** What a number of any BSON type says, a decimal too. */
+export const numberOf = (value: unknown): number => Number(String(value));
 
 /**
  * A point in time as another program may have written it: a date, or ISO-8601 text. A date before the first year or after the

@@ -1,7 +1,7 @@
 /** The MongoDB store on a real server: the contract, and what only a store shared with other programs must keep. */
 
 import { describe, expect, test } from "bun:test";
-import type { ObjectId } from "mongodb";
+import { Decimal128, type ObjectId } from "mongodb";
 import { openMongoRepository } from "../../../src/repository/mongo/open.ts";
 import type { MessageRepository, PageBounds, UserPlace } from "../../../src/repository/repository.ts";
 import { at, draft, drafts, range, room, seq, seqs, stored, user, WIDE } from "../../contract/drafting.ts";
@@ -196,6 +196,31 @@ describe("reads from MongoDB", () => {
       expect(
         (await repository.readAfter(room("a"), seq(0), { ...WIDE, messagesMax: 1 })).messages.length,
       ).toBe(1);
+    }),
+  );
+});
+
+describe("documents of another program whose seq is no number of a message", () => {
+  test(
+    "leave other rooms as they are, and their own room goes on",
+    withDatabase(async ({ open, messages }) => {
+      const repository = await open();
+      await repository.append([draft("a"), draft("b"), draft("c")]);
+      const odd = { user_id: "ann", message: "odd", timestamp: new Date(), received_at: new Date() };
+      await messages.insertMany([
+        { ...odd, room: "b", seq: 1.5 },
+        { ...odd, room: "c", seq: 2 ** 60 },
+        { ...odd, room: "d", seq: 0.5 },
+        { ...odd, room: "e", seq: Decimal128.fromString("3") },
+      ]);
+      const rooms = ["a", "b", "c", "d", "e"].map(room);
+      expect((await repository.heads(rooms)).seqs.map(Number)).toEqual([1, 1, 1, 0, 3]);
+      const next = await repository.append(rooms.map((name) => draft(name)));
+      expect(next.map((result) => Number(stored(result).seq))).toEqual([2, 2, 2, 1, 4]);
+      expect(await repository.head(room("d"))).toMatchObject({ seq: 1, firstSeq: 1 });
+      expect(seqs((await repository.readAfter(room("c"), seq(0), WIDE)).messages)).toEqual([1, 2]);
+      const { rooms: listed } = await repository.readRooms({ before: null, roomsMax: 9 });
+      expect(listed.map((each) => String(each.room)).toSorted()).toEqual(["a", "b", "c", "d", "e"]);
     }),
   );
 });
