@@ -1,16 +1,28 @@
 /** Where the embedded store's file lies: its one true path, and a name that is durable. */
 
-import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, realpathSync } from "node:fs";
+import {
+  accessSync,
+  closeSync,
+  constants,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  realpathSync,
+} from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
+import { isMountPoint, readMountInfo } from "../../runtime/mounts.ts";
+import { OperatorFault } from "./faults.ts";
 
 /**
- * Makes the folder, and gives the file's one true path, so that two names of one file meet at one lock.
+ * Makes the folder, and gives the file's one true path, so that two names of one file meet at one lock. The folder and the
+ * file are made for their owner only.
  * @returns `madeIn`: the folder in which the first missing one was made; the file's own where none was missing
  */
 export function truePath(asked: string): { readonly path: string; readonly madeIn: string } {
   const path = resolve(asked);
   try {
-    const made = mkdirSync(dirname(path), { recursive: true });
+    const made = mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
     if (!existsSync(path)) makeFile(path);
     const truly = existsSync(path) ? realpathSync(path) : join(realpathSync(dirname(path)), basename(path));
     return { path: truly, madeIn: realpathSync(dirname(made ?? path)) };
@@ -24,9 +36,28 @@ export function truePath(asked: string): { readonly path: string; readonly madeI
 /** A link that points at nothing yet has no true path before there is a file. */
 function makeFile(path: string): void {
   try {
-    closeSync(openSync(path, "a", 0o644));
+    closeSync(openSync(path, "a", 0o600));
   } catch {
-    // SQLite will say why, in its words.
+    // The opening that follows says why.
+  }
+}
+
+/**
+ * Refuses a place in which the log could not lie beside the file for all who open the file.
+ * @throws OperatorFault
+ */
+export function checkPlace(path: string): void {
+  if (isMountPoint(readMountInfo(), path))
+    throw new OperatorFault(
+      `is mounted without its folder, and its log must lie beside it: mount the folder instead, as in -v ./data:${dirname(path)}`,
+    );
+  try {
+    accessSync(dirname(path), constants.W_OK | constants.X_OK);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    throw new OperatorFault(
+      `cannot be written: its folder ${dirname(path)} is not writable (${code}), and its log must lie beside it`,
+    );
   }
 }
 

@@ -1,0 +1,73 @@
+/**
+ * The store's companion: one record in the file that is locked beside it. It says how far the store was, so that a store
+ * that was put back, or copied, is told from the one that went on.
+ */
+
+import { fdatasync, readSync, writeSync } from "node:fs";
+
+/** What the companion says. */
+export interface CompanionRecord {
+  readonly epoch: string;
+  /** The inode of the database file: a copy has another. */
+  readonly file: number;
+  /** The newest message that was on disk, by the store's own number of its room. */
+  readonly last: { readonly room: number; readonly seq: number; readonly id: string } | null;
+  readonly log: LogMark | null;
+  /** The last process ended in order, and left a log because a foreign process read it: the log and the file were synced. */
+  readonly sound: boolean;
+}
+
+/** The write-ahead log, and the file on which it builds. */
+export interface LogMark {
+  /** Bytes 16 to 24 of the log's header, which differ in every log. */
+  readonly salts: string;
+  /** `wal_restarts` in the file when this log began. */
+  readonly number: number;
+  /** The file's schema cookie then: every VACUUM, and so a backup by VACUUM INTO, changes it. */
+  readonly cookie: number;
+  /** The file has all of this log already: what lies under its name is an old copy. */
+  readonly ended: boolean;
+}
+
+export interface Companion {
+  /** What it says; null when it says nothing that can be read. */
+  read(): CompanionRecord | null;
+  /** Changes some of what it says, in microseconds and not yet on disk. Throws what the system threw. */
+  write(changes: Partial<CompanionRecord>): void;
+  sync(): Promise<void>;
+}
+
+/** One write of less than a disk's sector: there is the old record or the new one, and the checksum tells. */
+const RECORD_BYTES = 512;
+const CHECKSUM_CHARS = 16;
+
+const checksum = (text: string) => Bun.hash(text).toString(16).padStart(CHECKSUM_CHARS, "0");
+
+/** @param descriptor of the locked file, may be written; the caller closes it */
+export function createCompanion(descriptor: number): Companion {
+  let record = readRecord(descriptor);
+  return {
+    read: () => record,
+    write(changes) {
+      record = { ...EMPTY, ...record, ...changes };
+      const text = JSON.stringify(record);
+      const bytes = Buffer.alloc(RECORD_BYTES, " ");
+      // A record never grows that long: its epoch and id have at most 64 characters each, the rest are numbers.
+      bytes.write(`${checksum(text)} ${text}`);
+      bytes.write("\n", RECORD_BYTES - 1);
+      writeSync(descriptor, bytes, 0, RECORD_BYTES, 0);
+    },
+    sync: () =>
+      new Promise((resolve, reject) => fdatasync(descriptor, (error) => (error ? reject(error) : resolve()))),
+  };
+}
+
+const EMPTY: CompanionRecord = { epoch: "", file: 0, last: null, log: null, sound: false };
+
+function readRecord(descriptor: number): CompanionRecord | null {
+  const bytes = Buffer.alloc(RECORD_BYTES);
+  const text = bytes.toString("utf8", 0, readSync(descriptor, bytes, 0, RECORD_BYTES, 0)).trimEnd();
+  const record = text.slice(CHECKSUM_CHARS + 1);
+  if (record === "" || checksum(record) !== text.slice(0, CHECKSUM_CHARS)) return null;
+  return JSON.parse(record) as CompanionRecord;
+}

@@ -1,0 +1,219 @@
+/**
+ * The one way on from a log that is not empty, at every start and after every doubt: its bytes are written again, all of it
+ * is copied into the file, both are synced, and the log is removed. Only then is the store opened (docs/adr/0008).
+ */
+
+import { constants, Database } from "bun:sqlite";
+import {
+  closeSync,
+  existsSync,
+  fdatasyncSync,
+  fsyncSync,
+  openSync,
+  readSync,
+  statSync,
+  writeSync,
+} from "node:fs";
+import { dirname } from "node:path";
+import type { LogMark } from "./companion.ts";
+import { isBusy, OperatorFault } from "./faults.ts";
+import { syncFolder } from "./folder.ts";
+import { readPragma } from "./schema.ts";
+
+export interface Recovery {
+  readonly path: string;
+  /** Of the database file; the caller keeps it open. */
+  readonly descriptor: number;
+  /** What the companion says of the log; null where it says nothing. */
+  readonly mark: LogMark | null;
+  /** The last process ended in order: what was copied from the log was synced. */
+  readonly isSound: boolean;
+}
+
+/** How long a foreign process that comes and goes is waited for. */
+const BUSY_MS = 100;
+const CHUNK_BYTES = 1_048_576;
+
+/**
+ * Must run while no connection of this process is open. After it there is no log, or, beside a foreign process that has the
+ * file open, a log that is on disk and of which nothing in doubt was copied.
+ * @throws OperatorFault when the log is not of this file's state, or a foreign process keeps it from being copied whole;
+ *   what SQLite or the system threw when something cannot be written or synced: then it must be run again
+ */
+export function recover({ path, descriptor, mark, isSound }: Recovery): void {
+  const log = `${path}-wal`;
+  if (!(Number(statSync(log, { throwIfNoEntry: false })?.size) > 0)) return;
+  const file = readFileAlone(path, descriptor);
+  const connection = connect(path);
+  try {
+    if (connection.isAlone) {
+      refuseForeignLog(connection.database, file, log, mark);
+      rewrite(log);
+      checkpoint(connection.database, "TRUNCATE");
+    } else
+      copyBeside(
+        connection.database,
+        () => refuseForeignLog(connection.database, file, log, mark),
+        log,
+        isSound,
+      );
+  } finally {
+    connection.database.close();
+  }
+  // SQLite has synced what it copied, by a descriptor of its own: a write before that may have failed for this one.
+  fdatasyncSync(descriptor);
+  if (existsSync(log)) withFile(log, "r+", fsyncSync);
+  // An old log that came back after a power failure would hide what the file has got since.
+  syncFolder(dirname(path));
+}
+
+/**
+ * A connection that has the file for itself, its wal-index in its own memory: SQLite then reads the log from its beginning
+ * and takes nothing of it for copied. Beside a foreign process it is an ordinary one.
+ */
+function connect(path: string): { readonly database: Database; readonly isAlone: boolean } {
+  try {
+    return { database: open(path, "EXCLUSIVE"), isAlone: true };
+  } catch (error) {
+    if (!isBusy(error)) throw error;
+    return { database: open(path, "NORMAL"), isAlone: false };
+  }
+}
+
+function open(path: string, lockingMode: "EXCLUSIVE" | "NORMAL"): Database {
+  const database = new Database(path, { readwrite: true, create: false });
+  try {
+    database.run(`PRAGMA busy_timeout = ${BUSY_MS}`);
+    // Before anything that reads the file, as the next pragma does.
+    database.run(`PRAGMA locking_mode = ${lockingMode}`);
+    database.run("PRAGMA synchronous = FULL");
+    readPragma(database, "schema_version");
+    return database;
+  } catch (error) {
+    database.close();
+    throw error;
+  }
+}
+
+/** A foreign process keeps the index of the log: what it says was copied is not copied again. */
+function copyBeside(database: Database, check: () => void, log: string, isSound: boolean): void {
+  // No other process appends to the log, or starts it afresh, while it is read and written again.
+  database.run("BEGIN IMMEDIATE");
+  try {
+    check();
+    rewrite(log);
+  } finally {
+    database.run("ROLLBACK");
+  }
+  const [, , copied] = database.query("PRAGMA wal_checkpoint(NOOP)").values()[0] as number[];
+  if (copied !== 0 && !isSound)
+    throw new OperatorFault(
+      "is open in another program, and its log must be copied again: close that program",
+    );
+  checkpoint(database, "PASSIVE");
+}
+
+function checkpoint(database: Database, mode: "PASSIVE" | "TRUNCATE"): void {
+  const [busy, frames, copied] = database.query(`PRAGMA wal_checkpoint(${mode})`).values()[0] as number[];
+  if (mode === "TRUNCATE" && (busy !== 0 || frames !== 0 || copied !== 0))
+    throw new OperatorFault("is open in another program, and its log must be copied: close that program");
+}
+
+/**
+ * Writes the log's own bytes again and syncs them. After a failed sync the system takes the pages for written: they can be
+ * read, are not on the disk, and later syncs do not write them.
+ */
+function rewrite(log: string): void {
+  withFile(log, "r+", (descriptor) => {
+    const chunk = Buffer.allocUnsafe(CHUNK_BYTES);
+    for (let at = 0; ;) {
+      const bytes = readSync(descriptor, chunk, 0, CHUNK_BYTES, at);
+      if (bytes === 0) break;
+      for (let done = 0; done < bytes;) done += writeSync(descriptor, chunk, done, bytes - done, at + done);
+      at += bytes;
+    }
+    fdatasyncSync(descriptor);
+  });
+}
+
+/** What the file says without its log. */
+interface FileAlone {
+  /** Whether it is a file that has a log: a backup by VACUUM INTO is not. */
+  readonly hasLog: boolean;
+  readonly cookie: number;
+  /** `wal_restarts`; undefined where it cannot be read, as when power failed while the log was being copied. */
+  readonly number: number | undefined;
+}
+
+function readFileAlone(path: string, descriptor: number): FileAlone {
+  // https://sqlite.org/fileformat2.html#the_database_header
+  const header = Buffer.alloc(100);
+  readSync(descriptor, header, 0, header.length, 0);
+  let number: number | undefined;
+  // Such a connection reads the file only, and takes no locks.
+  const { SQLITE_OPEN_READONLY, SQLITE_OPEN_URI } = constants;
+  const database = new Database(uriOf(path), SQLITE_OPEN_READONLY | SQLITE_OPEN_URI);
+  try {
+    number = Number(database.query("SELECT wal_restarts FROM store").values()[0]?.[0]);
+  } catch {
+    // Half of a copy, or no database of ours: the log, or the opening that follows, tells.
+  } finally {
+    database.close();
+  }
+  return { hasLog: header[19] !== 1, cookie: header.readUInt32BE(40), number };
+}
+
+const uriOf = (path: string) => `file:${encodeURI(path).replace(/[?#]/g, encodeURIComponent)}?immutable=1`;
+
+/**
+ * Every log of ours begins with a commit that has the file's first page and raises `wal_restarts`: the file alone has a
+ * number of that log, the one before, or, once that page was copied, a later one.
+ * @throws OperatorFault when the log belongs to another state of the file
+ */
+function refuseForeignLog(database: Database, file: FileAlone, log: string, mark: LogMark | null): void {
+  // Older stores raised the number at other times, too; and another program's file is refused later.
+  if (readPragma(database, "user_version") < 2 || file.number === undefined) return;
+  const number = Number(database.query("SELECT wal_restarts FROM store").values()[0]?.[0]);
+  if (
+    file.hasLog &&
+    isOf(file, file.number, number, readPragma(database, "schema_version"), marked(log, mark))
+  )
+    return;
+  throw new OperatorFault(
+    `is not the one that the log beside it was written for: if it is a backup, put it back with "chat-service restore", or remove ${log} and ${log.replace(/wal$/, "shm")}`,
+  );
+}
+
+function isOf(
+  file: FileAlone,
+  fileNumber: number,
+  number: number,
+  cookie: number,
+  mark: LogMark | null,
+): boolean {
+  // A log that began while the companion was not looked after (a foreign process, power that failed): the last number or this.
+  if (mark === null) return fileNumber === number || fileNumber === number - 1;
+  if (mark.ended) return false;
+  const isFromThenOn = mark.number <= fileNumber && fileNumber <= number;
+  return isFromThenOn && (file.cookie === mark.cookie || file.cookie === cookie);
+}
+
+/** What the companion says of this very log. */
+const marked = (log: string, mark: LogMark | null) =>
+  mark !== null && withFile(log, "r", readSalts) === mark.salts ? mark : null;
+
+/** What differs in every log: https://sqlite.org/fileformat2.html#walformat */
+export function readSalts(descriptor: number): string {
+  const salts = Buffer.alloc(8);
+  readSync(descriptor, salts, 0, salts.length, 16);
+  return salts.toString("hex");
+}
+
+function withFile<T>(path: string, flags: string, work: (descriptor: number) => T): T {
+  const descriptor = openSync(path, flags);
+  try {
+    return work(descriptor);
+  } finally {
+    closeSync(descriptor);
+  }
+}
