@@ -46,8 +46,8 @@ function makeFile(path: string): void {
  * Refuses a place in which the log could not lie beside the file for all who open the file.
  * @throws OperatorFault
  */
-export function checkPlace(path: string): void {
-  if (isMountPoint(readMountInfo(), path))
+export function checkPlace(path: string, mountInfo = readMountInfo()): void {
+  if (isMountPoint(mountInfo, path))
     throw new OperatorFault(
       `is mounted without its folder, and its log must lie beside it: mount the folder instead, as in -v ./data:${dirname(path)}`,
     );

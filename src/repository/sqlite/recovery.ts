@@ -15,6 +15,7 @@ import {
   writeSync,
 } from "node:fs";
 import { dirname } from "node:path";
+import { assert } from "../../errors.ts";
 import type { LogMark } from "./companion.ts";
 import { isBusy, OperatorFault } from "./faults.ts";
 import { syncFolder } from "./folder.ts";
@@ -44,22 +45,22 @@ export function recover({ path, descriptor, mark, isSound }: Recovery): void {
   const log = `${path}-wal`;
   if (!(Number(statSync(log, { throwIfNoEntry: false })?.size) > 0)) return;
   const file = readFileAlone(path, descriptor);
-  const connection = connect(path);
+  // The last connection that closes copies the log if it may write: the reader is the last one, until the log is on disk.
+  const reader = new Database(path, { readonly: true });
+  let writer: Database | undefined;
   try {
-    if (connection.isAlone) {
-      refuseForeignLog(connection.database, file, log, mark);
-      rewrite(log);
-      checkpoint(connection.database, "TRUNCATE");
-    } else
-      copyBeside(
-        connection.database,
-        () => refuseForeignLog(connection.database, file, log, mark),
-        log,
-        isSound,
-      );
+    refuseForeignLog(reader, file, log, mark);
+    writer = open(path, "NORMAL");
+    // No foreign process appends to the log, or starts it afresh, while it is read and written again.
+    writer.run("BEGIN IMMEDIATE");
+    rewrite(log);
+    writer.run("ROLLBACK");
+    if (!isSound) refuseCopied(writer);
   } finally {
-    connection.database.close();
+    writer?.close();
+    reader.close();
   }
+  copy(path);
   // SQLite has synced what it copied, by a descriptor of its own: a write before that may have failed for this one.
   fdatasyncSync(descriptor);
   if (existsSync(log)) withFile(log, "r+", fsyncSync);
@@ -67,16 +68,34 @@ export function recover({ path, descriptor, mark, isSound }: Recovery): void {
   syncFolder(dirname(path));
 }
 
+/** A foreign process that has the file open keeps the index of the log: what it takes for copied is not copied again. */
+function refuseCopied(database: Database): void {
+  const [, , copied] = database.query("PRAGMA wal_checkpoint(NOOP)").values()[0] as number[];
+  if (copied !== 0)
+    throw new OperatorFault(
+      "is open in another program, and its log must be copied again: close that program",
+    );
+}
+
 /**
- * A connection that has the file for itself, its wal-index in its own memory: SQLite then reads the log from its beginning
- * and takes nothing of it for copied. Beside a foreign process it is an ordinary one.
+ * Copies the log, by a connection that has the file for itself and the log's index in its own memory: SQLite then reads the
+ * log from its beginning and takes nothing of it for copied. Beside a foreign process it copies what it can.
  */
-function connect(path: string): { readonly database: Database; readonly isAlone: boolean } {
+function copy(path: string): void {
+  let database: Database | undefined;
   try {
-    return { database: open(path, "EXCLUSIVE"), isAlone: true };
+    database = open(path, "EXCLUSIVE");
   } catch (error) {
     if (!isBusy(error)) throw error;
-    return { database: open(path, "NORMAL"), isAlone: false };
+  }
+  const isAlone = database !== undefined;
+  database ??= open(path, "NORMAL");
+  try {
+    const [busy, frames, copied] = database.query("PRAGMA wal_checkpoint(TRUNCATE)").values()[0] as number[];
+    // Beside a foreign process it may be copied in part: the log stays, and both together are whole.
+    assert(!isAlone || (busy === 0 && frames === 0 && copied === 0), "a log without readers is copied whole");
+  } finally {
+    database.close();
   }
 }
 
@@ -93,30 +112,6 @@ function open(path: string, lockingMode: "EXCLUSIVE" | "NORMAL"): Database {
     database.close();
     throw error;
   }
-}
-
-/** A foreign process keeps the index of the log: what it says was copied is not copied again. */
-function copyBeside(database: Database, check: () => void, log: string, isSound: boolean): void {
-  // No other process appends to the log, or starts it afresh, while it is read and written again.
-  database.run("BEGIN IMMEDIATE");
-  try {
-    check();
-    rewrite(log);
-  } finally {
-    database.run("ROLLBACK");
-  }
-  const [, , copied] = database.query("PRAGMA wal_checkpoint(NOOP)").values()[0] as number[];
-  if (copied !== 0 && !isSound)
-    throw new OperatorFault(
-      "is open in another program, and its log must be copied again: close that program",
-    );
-  checkpoint(database, "PASSIVE");
-}
-
-function checkpoint(database: Database, mode: "PASSIVE" | "TRUNCATE"): void {
-  const [busy, frames, copied] = database.query(`PRAGMA wal_checkpoint(${mode})`).values()[0] as number[];
-  if (mode === "TRUNCATE" && (busy !== 0 || frames !== 0 || copied !== 0))
-    throw new OperatorFault("is open in another program, and its log must be copied: close that program");
 }
 
 /**

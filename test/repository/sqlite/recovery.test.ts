@@ -1,7 +1,8 @@
 /** What a store that is recovered keeps: all that was acked, whatever syncs failed and whenever power fails after it. */
 
+import { Database } from "bun:sqlite";
 import { expect, test } from "bun:test";
-import { mkdir, rm } from "node:fs/promises";
+import { copyFile, mkdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { RoomName, Seq } from "../../../src/domain/ids.ts";
 import { platter } from "../../fixture/platter.ts";
@@ -72,3 +73,199 @@ test.each(["a failed sync and a kill", "a failed sync and an orderly end", "a fi
   },
   20_000,
 );
+
+test.each([
+  ["the log", "l"],
+  ["the file", "f"],
+])(
+  "recover copies the log whole after one failed sync of %s, when power fails later",
+  async (_of, fault) => {
+    await using place = await scratch();
+    const { disk, own, path } = await onPlatter(place.folder);
+    let sent = 0;
+    {
+      await using store = sqliteChild("commanded", path, { ...disk.env, DISK_FAULT: disk.faultFile });
+      await store.next();
+      await Bun.write(disk.faultFile, fault);
+      // More than starts a checkpoint. The store recovers by itself.
+      sent = Number((await store.ask("flood 2500 100")).sent);
+    }
+    disk.failPower(own);
+    expect(await seqsIn(path)).toEqual(upTo(sent));
+  },
+  30_000,
+);
+
+const BATCHES = 22;
+
+/** A store that a killed process has left with a log; another process that starts, fills, checkpoints and ends it. */
+async function killedAt(sync: number, powerFails: boolean): Promise<"killed" | "ended"> {
+  await using place = await scratch();
+  const { disk, own, path } = await onPlatter(place.folder);
+  {
+    await using first = sqliteChild("commanded", path, disk.env);
+    await first.next();
+    expect(await first.ask("append 1 5")).toEqual({ kinds: ["stored"] });
+  }
+  const before = await epochOf(path, disk.env);
+  let acked = 5;
+  let end: "killed" | "ended" = "killed";
+  {
+    await using victim = sqliteChild("commanded", path, { ...disk.env, PLATTER_KILL: String(sync) });
+    try {
+      await victim.next();
+      for (let batch = 0; batch < BATCHES; batch++) {
+        expect(await victim.ask(`append ${acked + 1} 100 8000`)).toEqual({ kinds: ["stored"] });
+        acked += 100;
+      }
+      victim.child.stdin.end();
+      if ((await victim.child.exited) === 0) end = "ended";
+    } catch (error) {
+      expect(String(error)).toContain("the child ended");
+    }
+  }
+  if (powerFails) disk.failPower(own);
+  expect(await epochOf(path, disk.env)).toBe(before);
+  const seqs = await seqsIn(path);
+  expect(seqs).toEqual(upTo(seqs.length));
+  expect(seqs.length).toBeGreaterThanOrEqual(acked);
+  return end;
+}
+
+/** Starts the store and is killed: the log stays as it began. */
+async function epochOf(path: string, env: Record<string, string>) {
+  await using looking = sqliteChild("commanded", path, env);
+  expect(await looking.next()).toEqual({ open: true });
+  return (await looking.ask("epoch")).epoch;
+}
+
+test("recover never refuses what a kill at any sync leaves, and keeps epoch and messages, whether or not power fails", async () => {
+  // The start, with a log and without; then the checkpoint and the orderly end, which come after the batches.
+  for (let sync = 1; sync <= 8; sync++) expect(await killedAt(sync, sync % 2 === 0)).toBe("killed");
+  for (let sync = BATCHES; ; sync++) if ((await killedAt(sync, sync % 2 === 1)) === "ended") break;
+}, 120_000);
+
+/** A store with a backup and an older file, whose process was killed later: its log has what neither of them has. */
+async function killedWithLog(folder: string) {
+  const [path, backup, older] = ["chat.db", "backup", "older"].map((name) => join(folder, name)) as [
+    string,
+    string,
+    string,
+  ];
+  await (await openSqlite(path)).close();
+  await using store = sqliteChild("commanded", path);
+  await store.next();
+  // Before its log has copied anything.
+  await copyFile(path, older);
+  expect(await store.ask("append 1 5")).toEqual({ kinds: ["stored"] });
+  const shell = new Database(path, { readonly: true });
+  shell.run(`VACUUM INTO '${backup}'`);
+  shell.close();
+  expect(await store.ask("append 6 5")).toEqual({ kinds: ["stored"] });
+  return { path, backup, older };
+}
+
+const refusal = (path: string) =>
+  openSqlite(path).then(
+    async (repository) => {
+      await repository.close();
+      return "it opened";
+    },
+    (error: Error) => error.message,
+  );
+
+const companions = [
+  ["beside its companion", () => {}],
+  ["without its companion", (path: string) => rm(`${path}.lock`)],
+] as const;
+
+test.each(companions)(
+  "recover refuses the log of a later state beside a backup that was put back %s",
+  async (_companion, arrange) => {
+    for (const put of [copyFile, rename]) {
+      await using place = await scratch();
+      const { path, backup } = await killedWithLog(place.folder);
+      await arrange(path);
+      await put(backup, path);
+      const line = `SQLite file ${path} is not the one that the log beside it was written for: if it is a backup, put it back with "chat-service restore", or remove ${path}-wal and ${path}-shm`;
+      for (let start = 1; start <= 2; start++) expect(await refusal(path)).toBe(line);
+      await rm(`${path}-wal`);
+      await rm(`${path}-shm`, { force: true });
+      expect(await seqsIn(path)).toEqual(upTo(5));
+    }
+  },
+);
+
+test.each(companions)(
+  "recover refuses a log beside a file of several logs before %s",
+  async (_companion, arrange) => {
+    await using place = await scratch();
+    const { path } = await killedWithLog(place.folder);
+    const former = join(place.folder, "former");
+    await (await openSqlite(path)).close();
+    await copyFile(path, former);
+    for (let run = 0; run < 2; run++) {
+      const repository = await openSqlite(path);
+      await repository.append(sends("a", 11 + run, 1));
+      await repository.close();
+    }
+    {
+      await using store = sqliteChild("commanded", path);
+      await store.next();
+      expect(await store.ask("append 13 1")).toEqual({ kinds: ["stored"] });
+    }
+    await arrange(path);
+    await copyFile(former, path);
+    expect(await refusal(path)).toContain("is not the one that the log beside it was written for");
+  },
+);
+
+test("recover refuses a log of which the file has had all, and more, since", async () => {
+  await using place = await scratch();
+  const { path } = await killedWithLog(place.folder);
+  const log = join(place.folder, "log");
+  await copyFile(`${path}-wal`, log);
+  expect(await seqsIn(path)).toEqual(upTo(10));
+  for (let run = 0; run < 2; run++) {
+    const repository = await openSqlite(path);
+    await repository.append(sends("a", 11 + run, 1));
+    await repository.close();
+    await copyFile(log, `${path}-wal`);
+    expect(await refusal(path)).toContain("is not the one that the log beside it was written for");
+    await rm(`${path}-wal`);
+    expect(await seqsIn(path)).toEqual(upTo(11 + run));
+  }
+});
+
+test("recover takes a file with its own log, wherever both were copied", async () => {
+  await using place = await scratch();
+  const { path } = await killedWithLog(place.folder);
+  const copy = join(place.folder, "copy.db");
+  for (const suffix of ["", "-wal"]) await copyFile(path + suffix, copy + suffix);
+  expect(await seqsIn(copy)).toEqual(upTo(10));
+  expect(await seqsIn(path)).toEqual(upTo(10));
+});
+
+test("recover takes the file beside its log after what an operator's shell did to both", async () => {
+  await using place = await scratch();
+  const { path } = await killedWithLog(place.folder);
+  const during = [
+    "PRAGMA wal_checkpoint(PASSIVE)",
+    "CREATE INDEX theirs ON messages (text); PRAGMA wal_checkpoint(PASSIVE)",
+    "VACUUM",
+    "PRAGMA wal_checkpoint(RESTART); DELETE FROM messages WHERE seq = 1",
+  ];
+  for (const sql of during) {
+    {
+      await using store = sqliteChild("commanded", path);
+      await store.next();
+      expect(await store.ask("append 100 1")).toMatchObject({ kinds: expect.anything() });
+      const shell = new Database(path);
+      shell.run("PRAGMA busy_timeout = 1000");
+      shell.run(sql);
+      shell.close();
+      expect(await store.ask("append 101 1")).toMatchObject({ kinds: expect.anything() });
+    }
+    expect(await refusal(path)).toBe("it opened");
+  }
+});
