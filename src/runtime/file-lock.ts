@@ -22,14 +22,20 @@ export function lockFile(descriptor: number): boolean {
   throw new Error(`the file system has no locks (error ${number})`);
 }
 
-/** @returns 0, or the system's error number */
-function flock(descriptor: number, operation: number): number {
+let libc: ReturnType<typeof load> | undefined;
+
+function load() {
   const call = { args: ["i32", "i32"], returns: "i32" } as const;
   const place = { args: [], returns: "ptr" } as const;
-  // The place of the error number is looked up first: looking it up may change the number.
-  const libc = ON_MAC
+  return ON_MAC
     ? loadLibc({ flock: call, __error: place })
     : loadLibc({ flock: call, __errno_location: place });
+}
+
+/** @returns 0, or the system's error number */
+function flock(descriptor: number, operation: number): number {
+  libc ??= load();
+  // The place of the error number is looked up first: looking it up may change the number.
   const numberAt = "__error" in libc ? libc.__error() : libc.__errno_location();
   if (libc.flock(descriptor, operation) === 0) return 0;
   return numberAt === null ? -1 : read.i32(numberAt, 0);

@@ -1,25 +1,21 @@
-/** What is mounted where, as Linux tells it. */
+/** Which mount an open file belongs to, as Linux tells it. */
 
 import { readFileSync } from "node:fs";
 
 /**
- * Whether something is mounted exactly there. A file can be mounted by itself, and its device number does not show it.
- * @param mountInfo the text of /proc/self/mountinfo: the fifth field of a line is where it is mounted, with blanks, tabs,
- *   new lines and backslashes as three octal digits behind a backslash
+ * The number of the mount through which the file was opened; undefined where the system does not tell. A file that is mounted
+ * by itself has another one than its folder, which their device numbers do not show.
  */
-export function isMountPoint(mountInfo: string, path: string): boolean {
-  const escaped = path.replace(
-    /[ \t\n\\]/g,
-    (char) => `\\${char.charCodeAt(0).toString(8).padStart(3, "0")}`,
-  );
-  return mountInfo.split("\n").some((line) => line.split(" ", 5)[4] === escaped);
+export function mountIdOf(descriptor: number): number | undefined {
+  try {
+    return parseMountId(readFileSync(`/proc/self/fdinfo/${descriptor}`, "latin1"));
+  } catch {
+    return undefined;
+  }
 }
 
-/** Empty where the system does not tell. */
-export function readMountInfo(): string {
-  try {
-    return readFileSync("/proc/self/mountinfo", "utf8");
-  } catch {
-    return "";
-  }
+/** @param fdInfo the text of /proc/self/fdinfo/N */
+export function parseMountId(fdInfo: string): number | undefined {
+  const id = /^mnt_id:\s*(\d+)$/m.exec(fdInfo)?.[1];
+  return id === undefined ? undefined : Number(id);
 }

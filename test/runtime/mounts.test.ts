@@ -1,23 +1,23 @@
-/** What Linux tells of its mounts, read without mounting anything. */
+/** What Linux tells of an open file's mount, read without mounting anything. */
 
 import { expect, test } from "bun:test";
-import { isMountPoint, readMountInfo } from "../../src/runtime/mounts.ts";
+import { closeSync, openSync } from "node:fs";
+import { mountIdOf, parseMountId } from "../../src/runtime/mounts.ts";
 
-// As a container sees a file and a folder that were mounted into it, and one whose name has a blank and a backslash.
-const MOUNTS = `1215 1101 0:52 / / rw,relatime master:372 - overlay overlay rw,lowerdir=/var/lib/docker/overlay2/l/A
-1216 1215 0:55 / /proc rw,nosuid,nodev,noexec,relatime - proc proc rw
-1230 1215 254:1 /srv/chat.db /data/chat.db rw,relatime - ext4 /dev/vda1 rw,discard
-1231 1215 254:1 /srv/folder /other rw,relatime - ext4 /dev/vda1 rw,discard
-1232 1215 254:1 /srv/x /data/my\\040chat\\134.db rw,relatime shared:7 - ext4 /dev/vda1 rw
-`;
-
-test("isMountPoint knows what is mounted exactly there, and nothing above or below it", () => {
-  const points = ["/", "/proc", "/data/chat.db", "/other", "/data/my chat\\.db"];
-  expect(points.filter((path) => !isMountPoint(MOUNTS, path))).toEqual([]);
-  const others = ["/data", "/data/chat.db-wal", "/other/chat.db", "/srv/chat.db", "", "254:1"];
-  expect(others.filter((path) => isMountPoint(MOUNTS, path))).toEqual([]);
+test("parseMountId reads what Linux tells of a descriptor, and nothing where it tells nothing", () => {
+  expect(parseMountId("pos:\t0\nflags:\t02100000\nmnt_id:\t1230\nino:\t15\n")).toBe(1230);
+  expect(
+    parseMountId("pos:\t0\nflags:\t02100000\nmnt_id:\t29\nlock:\t1: FLOCK ADVISORY WRITE 1 fe:01:15 0 EOF\n"),
+  ).toBe(29);
+  expect(parseMountId("pos:\t0\nflags:\t02100000\n")).toBeUndefined();
 });
 
-test("readMountInfo has the root, where the system tells of mounts", () => {
-  expect(isMountPoint(readMountInfo(), "/")).toBe(process.platform === "linux");
+test("mountIdOf is one number for the files of a mount, and another one elsewhere", () => {
+  const open = [`${import.meta.dir}/mounts.test.ts`, import.meta.dir, "/proc/self/status"].map((path) =>
+    openSync(path, "r"),
+  );
+  const [file, folder, elsewhere] = open.map(mountIdOf);
+  for (const descriptor of open) closeSync(descriptor);
+  expect(file).toBe(folder);
+  expect([typeof file, file === elsewhere]).toEqual(["number", false]);
 });

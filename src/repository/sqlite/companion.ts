@@ -29,6 +29,13 @@ export interface LogMark {
   readonly ended: boolean;
 }
 
+/** The salts of an open log: https://sqlite.org/fileformat2.html#walformat */
+export function readSalts(descriptor: number): string {
+  const salts = Buffer.alloc(8);
+  readSync(descriptor, salts, 0, salts.length, 16);
+  return salts.toString("hex");
+}
+
 export interface Companion {
   /** What it says; null when it says nothing that can be read. */
   read(): CompanionRecord | null;

@@ -57,11 +57,11 @@ export async function disconnect({ writer, reader, wal }: Connections): Promise<
 }
 
 /**
- * Begins the log, with the store's epoch in it where that is new, and puts it on disk with what the companion says.
+ * Begins the log and puts it on disk; with an epoch, which it then has, what the companion says as well.
  * Rejects when a sync failed.
  */
 export async function begin({ writer, wal }: Connections, hold: Hold, epoch?: Epoch): Promise<void> {
-  const isNew = statSync(`${hold.path}-wal`).size === 0;
+  const isNew = !hasLog(hold.path);
   // An empty log's first commit writes its header and syncs it, on the event loop: so it is made before anyone waits, and
   // synced with the rest. That is safe where no frames of a former log can stand behind the header.
   if (isNew) writer.run("PRAGMA synchronous = OFF");
@@ -73,7 +73,8 @@ export async function begin({ writer, wal }: Connections, hold: Hold, epoch?: Ep
   } finally {
     writer.run("PRAGMA synchronous = NORMAL");
   }
-  await Promise.all([wal.sync(), hold.companion.sync()]);
+  // Else the companion may lag behind.
+  await Promise.all([wal.sync(), epoch === undefined ? undefined : hold.companion.sync()]);
 }
 
 /** Tells the companion on which state of the file the log builds, where the log has begun afresh. */
@@ -84,10 +85,15 @@ export function markLog({ writer, wal }: Pick<Connections, "writer" | "wal">, { 
   companion.write({ log: { salts, number, cookie: readPragma(writer, "schema_version"), ended: false } });
 }
 
+/** Whether a process before has left a log with something in it. */
+export const hasLog = (path: string): boolean =>
+  Number(statSync(`${path}-wal`, { throwIfNoEntry: false })?.size ?? 0) > 0;
+
 /** After doubt: recovers as at the start, off the event loop, and connects again. Nothing may be connected. */
 export async function reconnect(hold: Hold): Promise<Connections> {
   const { path, descriptor, companion } = hold;
-  await recoverAside({ path, descriptor, mark: companion.read()?.log ?? null, isSound: false });
+  const mark = companion.read()?.log ?? null;
+  if (hasLog(path)) await recoverAside({ path, descriptor, mark, isSound: false });
   const connections = connect(hold, { isVerified: true });
   try {
     await begin(connections, hold);

@@ -20,11 +20,9 @@ export function settleEpoch(
   { descriptor, companion }: Hold,
   newEpoch: () => Epoch,
 ): SettledEpoch {
-  writeEpoch(writer, newEpoch());
-  const [name, hasCompanion] = writer.query("SELECT epoch, has_companion FROM store").values()[0] as [
-    string,
-    number,
-  ];
+  const look = () => writer.query("SELECT epoch, has_companion FROM store").values()[0];
+  if (look() === undefined) writeEpoch(writer, newEpoch());
+  const [name, hasCompanion] = look() as [string, number];
   const epoch = parseEpoch(name);
   assert(epoch !== undefined, "the store's epoch is one");
   // One that was made before there were companions is taken as it is.

@@ -11,7 +11,7 @@ import {
   realpathSync,
 } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
-import { isMountPoint, readMountInfo } from "../../runtime/mounts.ts";
+import { mountIdOf } from "../../runtime/mounts.ts";
 import { OperatorFault } from "./faults.ts";
 
 /**
@@ -42,15 +42,8 @@ function makeFile(path: string): void {
   }
 }
 
-/**
- * Refuses a place in which the log could not lie beside the file for all who open the file.
- * @throws OperatorFault
- */
-export function checkPlace(path: string, mountInfo = readMountInfo()): void {
-  if (isMountPoint(mountInfo, path))
-    throw new OperatorFault(
-      `is mounted without its folder, and its log must lie beside it: mount the folder instead, as in -v ./data:${dirname(path)}`,
-    );
+/** @throws OperatorFault when the log could not be made beside the file */
+export function checkFolder(path: string): void {
   try {
     accessSync(dirname(path), constants.W_OK | constants.X_OK);
   } catch (error) {
@@ -61,6 +54,18 @@ export function checkPlace(path: string, mountInfo = readMountInfo()): void {
   }
 }
 
+/**
+ * @param descriptor of the file
+ * @throws OperatorFault when the file is mounted by itself: others who mount it would not find the log beside it
+ */
+export function checkMount(path: string, descriptor: number): void {
+  const folder = dirname(path);
+  if (withFolder(folder, mountIdOf) === mountIdOf(descriptor)) return;
+  throw new OperatorFault(
+    `is mounted without its folder, and its log must lie beside it: mount the folder instead, as in -v ./data:${folder}`,
+  );
+}
+
 /** A new file's name is durable only once its folder is, and a new folder's once the one above it is. */
 export function syncFolders(path: string, madeIn: string): void {
   for (let folder = dirname(path); ; folder = dirname(folder)) {
@@ -69,10 +74,12 @@ export function syncFolders(path: string, madeIn: string): void {
   }
 }
 
-export function syncFolder(folder: string): void {
+export const syncFolder = (folder: string): void => withFolder(folder, fsyncSync);
+
+function withFolder<T>(folder: string, work: (descriptor: number) => T): T {
   const descriptor = openSync(folder, "r");
   try {
-    fsyncSync(descriptor);
+    return work(descriptor);
   } finally {
     closeSync(descriptor);
   }

@@ -17,7 +17,7 @@ import {
 import { dirname } from "node:path";
 import type { Epoch } from "../../domain/ids.ts";
 import { syncFolder } from "./folder.ts";
-import { openLocked } from "./lock.ts";
+import { openLocked } from "./hold.ts";
 import { migrate, writeEpoch } from "./schema.ts";
 
 /**

@@ -2,12 +2,11 @@
 
 import { fstatSync } from "node:fs";
 import type { MessageRepository, RepositoryWorld } from "../repository.ts";
-import { begin, connect, disconnect } from "./connections.ts";
+import { begin, connect, disconnect, hasLog } from "./connections.ts";
 import { settleEpoch } from "./epoch.ts";
 import { startFault } from "./faults.ts";
 import { syncFolders, truePath } from "./folder.ts";
 import { type Hold, hold } from "./hold.ts";
-import { recover } from "./recovery.ts";
 import { createSqliteRepository } from "./store.ts";
 
 export interface SqliteWorld extends RepositoryWorld {
@@ -20,7 +19,7 @@ export async function openSqliteRepository(world: SqliteWorld): Promise<MessageR
   const { path, madeIn } = truePath(world.path);
   let held: Hold | undefined;
   try {
-    held = hold(path, world.newEpoch);
+    held = await hold(path, world.newEpoch);
     return await openHeld(held, madeIn, world);
   } catch (error) {
     held?.release();
@@ -35,7 +34,11 @@ async function openHeld(
 ): Promise<MessageRepository> {
   const { path, descriptor, companion } = held;
   const said = companion.read();
-  recover({ path, descriptor, mark: said?.log ?? null, isSound: said?.sound ?? false });
+  if (hasLog(path)) {
+    // Loaded only where it is needed, as an orderly end leaves no log.
+    const { recover } = await import("./recovery.ts");
+    recover({ path, descriptor, mark: said?.log ?? null, isSound: said?.sound ?? false });
+  }
   const connections = connect(held, { isVerified: false });
   try {
     const { epoch, reason } = settleEpoch(connections.writer, held, newEpoch);
@@ -52,7 +55,8 @@ async function openHeld(
       sound: false,
       ...(reason === undefined ? {} : { last: null }),
     });
-    await begin(connections, held, epoch).catch((error) => {
+    const isAsBefore = said?.epoch === epoch && reason === undefined && !said.sound;
+    await begin(connections, held, isAsBefore ? undefined : epoch).catch((error) => {
       throw new Error(`SQLite file ${path} cannot be written (${(error as Error).message})`);
     });
     syncFolders(path, madeIn);

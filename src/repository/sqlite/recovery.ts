@@ -4,19 +4,10 @@
  */
 
 import { constants, Database } from "bun:sqlite";
-import {
-  closeSync,
-  existsSync,
-  fdatasyncSync,
-  fsyncSync,
-  openSync,
-  readSync,
-  statSync,
-  writeSync,
-} from "node:fs";
+import { closeSync, existsSync, fdatasyncSync, fsyncSync, openSync, readSync, writeSync } from "node:fs";
 import { dirname } from "node:path";
 import { assert } from "../../errors.ts";
-import type { LogMark } from "./companion.ts";
+import { type LogMark, readSalts } from "./companion.ts";
 import { isBusy, OperatorFault } from "./faults.ts";
 import { syncFolder } from "./folder.ts";
 import { readPragma } from "./schema.ts";
@@ -36,14 +27,13 @@ const BUSY_MS = 100;
 const CHUNK_BYTES = 1_048_576;
 
 /**
- * Must run while no connection of this process is open. After it there is no log, or, beside a foreign process that has the
+ * For a log that has something in it, while no connection of this process is open. After it there is no log, or, beside a foreign process that has the
  * file open, a log that is on disk and of which nothing in doubt was copied.
  * @throws OperatorFault when the log is not of this file's state, or a foreign process keeps it from being copied whole;
  *   what SQLite or the system threw when something cannot be written or synced: then it must be run again
  */
 export function recover({ path, descriptor, mark, isSound }: Recovery): void {
   const log = `${path}-wal`;
-  if (!(Number(statSync(log, { throwIfNoEntry: false })?.size) > 0)) return;
   const file = readFileAlone(path, descriptor);
   // The last connection that closes copies the log if it may write: the reader is the last one, until the log is on disk.
   const reader = new Database(path, { readonly: true });
@@ -196,13 +186,6 @@ function isOf(
 /** What the companion says of this very log. */
 const marked = (log: string, mark: LogMark | null) =>
   mark !== null && withFile(log, "r", readSalts) === mark.salts ? mark : null;
-
-/** What differs in every log: https://sqlite.org/fileformat2.html#walformat */
-export function readSalts(descriptor: number): string {
-  const salts = Buffer.alloc(8);
-  readSync(descriptor, salts, 0, salts.length, 16);
-  return salts.toString("hex");
-}
 
 function withFile<T>(path: string, flags: string, work: (descriptor: number) => T): T {
   const descriptor = openSync(path, flags);

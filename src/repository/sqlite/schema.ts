@@ -110,7 +110,7 @@ export function beginLog(
 ): void {
   db.run("BEGIN IMMEDIATE");
   try {
-    db.run(`PRAGMA user_version = ${readPragma(db, "user_version")}`);
+    db.run(`PRAGMA user_version = ${MIGRATIONS.at(-1)?.version}`);
     db.run(
       "UPDATE store SET wal_restarts = wal_restarts + ?1, has_companion = 1, epoch = coalesce(?2, epoch)",
       [Number(isNew), epoch ?? null],

@@ -3,8 +3,9 @@
 import type { Database } from "bun:sqlite";
 import { closeSync, fdatasync, fstatSync, openSync, statSync } from "node:fs";
 import type { CheckpointAnswer, CheckpointAsk } from "./checkpoint.ts";
+import { readSalts } from "./companion.ts";
 import { OperatorFault } from "./faults.ts";
-import { type Recovery, readSalts } from "./recovery.ts";
+import type { Recovery } from "./recovery.ts";
 
 export interface Wal {
   /** Settles when all that was committed before the call is on disk, or rejects when that is unknown. */

@@ -7,7 +7,7 @@ import { cp } from "node:fs/promises";
 import { join } from "node:path";
 import type { Epoch, RoomName } from "../../../src/domain/ids.ts";
 import { makeStore } from "../../../src/repository/sqlite/making.ts";
-import { openLocked } from "../../../src/repository/sqlite/lock.ts";
+import { openLocked } from "../../../src/repository/sqlite/hold.ts";
 import { openSqlite, scratch, sends } from "../../fixture/sqlite.ts";
 
 const room = "a" as RoomName;
