@@ -246,7 +246,8 @@ export function createSqliteRepository({ log, hold, connections, epoch }: Sqlite
       } catch (error) {
         throw doubted(error);
       }
-      await refuseDisplaced();
+      const displaced = wal.displaced();
+      if (displaced !== undefined) throw await saved(displaced);
     }
     // From here on it is stored: whatever fails now is not this batch's.
     try {
@@ -264,12 +265,10 @@ export function createSqliteRepository({ log, hold, connections, epoch }: Sqlite
   }
 
   /** What was just synced lies in files without a name: it is saved before anything else is told. */
-  async function refuseDisplaced() {
-    const displaced = store?.wal.displaced();
-    if (displaced === undefined) return;
+  async function saved(displaced: string): Promise<ChatError> {
     const refusal = doubted(new OperatorFault(displaced));
     await save().catch(failed);
-    throw refusal;
+    return refusal;
   }
 
   async function append(drafts: readonly Draft[]): Promise<readonly AppendResult[]> {
