@@ -1,15 +1,12 @@
 /**
  * The one way on from a log that is not empty, at every start and after every doubt: its bytes are written again, all of it
- * is copied into the file, both are synced, and the log is removed. Only then is the store opened (docs/adr/0008).
+ * is copied into the file, the log is emptied, and both are synced. Only then is the store opened (docs/adr/0008).
  */
 
 import { constants, Database } from "bun:sqlite";
-import { closeSync, existsSync, fdatasyncSync, fsyncSync, openSync, readSync, writeSync } from "node:fs";
-import { dirname } from "node:path";
-import { assert } from "../../errors.ts";
+import { closeSync, fdatasyncSync, fsyncSync, openSync, readSync, writeSync } from "node:fs";
 import { type LogMark, readSalts } from "./companion.ts";
-import { isBusy, OperatorFault } from "./faults.ts";
-import { syncFolder } from "./folder.ts";
+import { OperatorFault } from "./faults.ts";
 import { readPragma } from "./schema.ts";
 
 export interface Recovery {
@@ -27,81 +24,50 @@ const BUSY_MS = 100;
 const CHUNK_BYTES = 1_048_576;
 
 /**
- * For a log that has something in it, while no connection of this process is open. After it there is no log, or, beside a foreign process that has the
- * file open, a log that is on disk and of which nothing in doubt was copied.
+ * For a log that has something in it, while no connection of this process is open. After it the log is empty; or, beside a
+ * foreign process that reads it, it is on disk, and nothing in doubt was copied from it.
  * @throws OperatorFault when the log is not of this file's state, or a foreign process keeps it from being copied whole;
  *   what SQLite or the system threw when something cannot be written or synced: then it must be run again
  */
 export function recover({ path, descriptor, mark, isSound }: Recovery): void {
   const log = `${path}-wal`;
   const file = readFileAlone(path, descriptor);
-  // The last connection that closes copies the log if it may write: the reader is the last one, until the log is on disk.
+  // The last connection that closes copies the log and removes it if it may write. The reader may not, and is the last: where
+  // something fails the log stays as it is.
   const reader = new Database(path, { readonly: true });
   let writer: Database | undefined;
   try {
     refuseForeignLog(reader, file, log, mark);
-    writer = open(path, "NORMAL");
+    writer = new Database(path, { readwrite: true, create: false });
+    writer.run(`PRAGMA busy_timeout = ${BUSY_MS}`);
+    writer.run("PRAGMA synchronous = FULL");
     // No foreign process appends to the log, or starts it afresh, while it is read and written again.
     writer.run("BEGIN IMMEDIATE");
     rewrite(log);
     writer.run("ROLLBACK");
     if (!isSound) refuseCopied(writer);
+    // Where a foreign process reads, it is copied in part: it stays, and both together are whole.
+    writer.query("PRAGMA wal_checkpoint(TRUNCATE)").values();
   } finally {
     writer?.close();
     reader.close();
   }
-  copy(path);
   // SQLite has synced what it copied, by a descriptor of its own: a write before that may have failed for this one.
   fdatasyncSync(descriptor);
-  if (existsSync(log)) withFile(log, "r+", fsyncSync);
-  // An old log that came back after a power failure would hide what the file has got since.
-  syncFolder(dirname(path));
+  // An old log that came back after a power failure would hide what the file gets from here on.
+  withFile(log, "r+", fsyncSync);
 }
 
-/** A foreign process that has the file open keeps the index of the log: what it takes for copied is not copied again. */
+/**
+ * The first connection to a file makes the index of its log anew, and takes nothing of it for copied. Where something is, a
+ * foreign process has the file open and keeps the index.
+ */
 function refuseCopied(database: Database): void {
   const [, , copied] = database.query("PRAGMA wal_checkpoint(NOOP)").values()[0] as number[];
   if (copied !== 0)
     throw new OperatorFault(
       "is open in another program, and its log must be copied again: close that program",
     );
-}
-
-/**
- * Copies the log, by a connection that has the file for itself and the log's index in its own memory: SQLite then reads the
- * log from its beginning and takes nothing of it for copied. Beside a foreign process it copies what it can.
- */
-function copy(path: string): void {
-  let database: Database | undefined;
-  try {
-    database = open(path, "EXCLUSIVE");
-  } catch (error) {
-    if (!isBusy(error)) throw error;
-  }
-  const isAlone = database !== undefined;
-  database ??= open(path, "NORMAL");
-  try {
-    const [busy, frames, copied] = database.query("PRAGMA wal_checkpoint(TRUNCATE)").values()[0] as number[];
-    // Beside a foreign process it may be copied in part: the log stays, and both together are whole.
-    assert(!isAlone || (busy === 0 && frames === 0 && copied === 0), "a log without readers is copied whole");
-  } finally {
-    database.close();
-  }
-}
-
-function open(path: string, lockingMode: "EXCLUSIVE" | "NORMAL"): Database {
-  const database = new Database(path, { readwrite: true, create: false });
-  try {
-    database.run(`PRAGMA busy_timeout = ${BUSY_MS}`);
-    // Before anything that reads the file, as the next pragma does.
-    database.run(`PRAGMA locking_mode = ${lockingMode}`);
-    database.run("PRAGMA synchronous = FULL");
-    readPragma(database, "schema_version");
-    return database;
-  } catch (error) {
-    database.close();
-    throw error;
-  }
 }
 
 /**

@@ -5,6 +5,7 @@ import { expect, test } from "bun:test";
 import { copyFile, mkdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { RoomName, Seq } from "../../../src/domain/ids.ts";
+import { createChance } from "../../fixture/chance.ts";
 import { platter } from "../../fixture/platter.ts";
 import { openSqlite, scratch, sends, sqliteChild } from "../../fixture/sqlite.ts";
 
@@ -95,6 +96,42 @@ test.each([
   },
   30_000,
 );
+
+test("recover leaves a whole store where it is killed, power fails, and some of what it wrote has survived", async () => {
+  for (let sync = 1; sync <= 3; sync++)
+    for (const seed of [1, 2, 3]) {
+      await using place = await scratch();
+      const { disk, own, path } = await onPlatter(place.folder);
+      {
+        await using store = sqliteChild("commanded", path, disk.env);
+        await store.next();
+        expect(await store.ask("append 1 1000 300")).toEqual({ kinds: ["stored"] });
+        store.child.stdin.end();
+        expect(await store.child.exited).toBe(0);
+      }
+      {
+        // The few in the log touch few of the file's pages, those in doubt touch many.
+        await using store = sqliteChild("commanded", path, disk.env);
+        await store.next();
+        expect(await store.ask("append 1001 3")).toEqual({ kinds: ["stored"] });
+        await Bun.write(disk.faultFile, "s");
+        expect(await store.ask("append 1004 900 300")).toEqual({ refused: "storage_unavailable" });
+      }
+      await rm(disk.faultFile);
+      {
+        await using killed = sqliteChild("commanded", path, { ...disk.env, PLATTER_KILL: String(sync) });
+        await expect(killed.next()).rejects.toThrow("the child ended");
+      }
+      const chance = createChance(seed);
+      disk.failPower(own, () => chance.often(0.5));
+      const seqs = await seqsIn(path);
+      expect(seqs).toEqual(upTo(seqs.length));
+      expect(seqs.length).toBeGreaterThanOrEqual(1_003);
+      const file = new Database(path, { readonly: true });
+      expect(file.query("PRAGMA integrity_check").values()).toEqual([["ok"]]);
+      file.close();
+    }
+}, 30_000);
 
 const BATCHES = 22;
 
@@ -235,6 +272,16 @@ test("recover refuses a log of which the file has had all, and more, since", asy
     await rm(`${path}-wal`);
     expect(await seqsIn(path)).toEqual(upTo(11 + run));
   }
+});
+
+test("recover refuses a log beside a backup that was given a log's format meanwhile", async () => {
+  await using place = await scratch();
+  const { path, backup } = await killedWithLog(place.folder);
+  const shell = new Database(backup);
+  shell.run("PRAGMA journal_mode = WAL");
+  shell.close();
+  await copyFile(backup, path);
+  expect(await refusal(path)).toContain("is not the one that the log beside it was written for");
 });
 
 test("recover takes a file with its own log, wherever both were copied", async () => {
