@@ -316,3 +316,54 @@ test("recover takes the file beside its log after what an operator's shell did t
     expect(await refusal(path)).toBe("it opened");
   }
 });
+
+/** Another process that reads in one transaction, beside which some of the log was copied. */
+async function readerOfCopied(path: string) {
+  const reader = sqliteChild("reader", path);
+  expect(await reader.next()).toEqual({ reads: true });
+  const shell = new Database(path);
+  const [, , copied] = shell.query("PRAGMA wal_checkpoint(PASSIVE)").values()[0] as number[];
+  shell.close();
+  expect(Number(copied)).toBeGreaterThan(0);
+  return { reader };
+}
+
+test("recover refuses a log that it cannot copy again until the process that keeps it from that has ended", async () => {
+  await using place = await scratch();
+  const { path } = place;
+  const store = sqliteChild("commanded", path);
+  await store.next();
+  expect(await store.ask("append 1 5")).toEqual({ kinds: ["stored"] });
+  {
+    const { reader } = await readerOfCopied(path);
+    await using _reader = reader;
+    await store[Symbol.asyncDispose]();
+    expect(await refusal(path)).toBe(
+      `SQLite file ${path} is open in another program, and its log must be copied again: close that program`,
+    );
+  }
+  expect(await seqsIn(path)).toEqual(upTo(5));
+});
+
+test("a store in doubt says which process keeps it from being recovered, and goes on when that has ended", async () => {
+  await using place = await scratch();
+  const { disk, path } = await onPlatter(place.folder);
+  await using store = sqliteChild("commanded", path, disk.env);
+  await store.next();
+  expect(await store.ask("append 1 5")).toEqual({ kinds: ["stored"] });
+  {
+    const { reader } = await readerOfCopied(path);
+    await using _reader = reader;
+    await Bun.write(disk.faultFile, "s");
+    expect(await store.ask("append 6 1")).toEqual({ refused: "storage_unavailable" });
+    await rm(disk.faultFile);
+    let reason = "";
+    while (!reason.includes("another program")) reason = String((await store.ask("status")).reason);
+    expect(reason).toBe(
+      "the file is open in another program, and its log must be copied again: close that program",
+    );
+    expect(await store.ask("append 6 1")).toEqual({ refused: "storage_unavailable" });
+  }
+  expect(await store.ask("up")).toEqual({ up: true });
+  expect(await store.ask("append 6 2")).toMatchObject({ kinds: expect.arrayContaining(["stored"]) });
+});
