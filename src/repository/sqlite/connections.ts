@@ -4,8 +4,10 @@ import { Database } from "bun:sqlite";
 import { fstatSync, statSync } from "node:fs";
 import type { Epoch } from "../../domain/ids.ts";
 import { LIMITS } from "../../limits.ts";
+import { createAppender } from "./append.ts";
 import { OperatorFault } from "./faults.ts";
 import type { Hold } from "./hold.ts";
+import { createReads, type Reads } from "./reads.ts";
 import { beginLog, migrate, readPragma } from "./schema.ts";
 import { LOOP_BUSY_MS, openWal, recoverAside, type Wal } from "./wal.ts";
 
@@ -102,4 +104,43 @@ export async function reconnect(hold: Hold): Promise<Connections> {
     await disconnect(connections);
     throw error;
   }
+}
+
+/**
+ * The connections with the statements that run on them, and the view that reads have. `finalize` ends the statements only.
+ */
+export function attach(connections: Connections, epoch: Epoch) {
+  const { writer, reader } = connections;
+  const appender = createAppender(writer);
+  const reads = createReads(reader, epoch);
+  const [begin, end] = [reader.prepare("BEGIN"), reader.prepare("COMMIT")];
+  const takeView = reader.prepare("SELECT epoch FROM store");
+  return {
+    ...connections,
+    appender,
+    reads,
+    /** From here on reads see what is on disk now, whatever is committed; until `show`. */
+    freezeView() {
+      begin.run();
+      takeView.values();
+    },
+    show() {
+      if (reader.inTransaction) end.run();
+    },
+    /** Runs a read in one view: the one that was frozen before an unsynced commit, else one of its own. */
+    read<T>(work: (reads: Reads) => T): T {
+      if (reader.inTransaction) return work(reads);
+      begin.run();
+      try {
+        return work(reads);
+      } finally {
+        end.run();
+      }
+    },
+    finalize() {
+      appender.finalize();
+      reads.finalize();
+      for (const statement of [begin, end, takeView]) statement.finalize();
+    },
+  };
 }

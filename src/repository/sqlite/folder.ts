@@ -8,10 +8,10 @@ import {
   fsyncSync,
   mkdirSync,
   openSync,
+  readFileSync,
   realpathSync,
 } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
-import { mountIdOf } from "../../runtime/mounts.ts";
 import { OperatorFault } from "./faults.ts";
 
 /**
@@ -64,6 +64,24 @@ export function checkMount(path: string, descriptor: number): void {
   throw new OperatorFault(
     `is mounted without its folder, and its log must lie beside it: mount the folder instead, as in -v ./data:${folder}`,
   );
+}
+
+/**
+ * The number of the mount through which the file was opened; undefined where the system does not tell. A file that is mounted
+ * by itself has another one than its folder, which their device numbers do not show.
+ */
+export function mountIdOf(descriptor: number): number | undefined {
+  try {
+    return parseMountId(readFileSync(`/proc/self/fdinfo/${descriptor}`, "latin1"));
+  } catch {
+    return undefined;
+  }
+}
+
+/** @param fdInfo the text of /proc/self/fdinfo/N */
+export function parseMountId(fdInfo: string): number | undefined {
+  const id = /^mnt_id:\s*(\d+)$/m.exec(fdInfo)?.[1];
+  return id === undefined ? undefined : Number(id);
 }
 
 /** A new file's name is durable only once its folder is, and a new folder's once the one above it is. */

@@ -2,7 +2,7 @@
 
 import { closeSync, constants, fstatSync, openSync, statSync } from "node:fs";
 import type { Epoch } from "../../domain/ids.ts";
-import { lockFile } from "../../runtime/file-lock.ts";
+import { lockFile } from "../../runtime/libc.ts";
 import { type Companion, createCompanion } from "./companion.ts";
 import { OperatorFault } from "./faults.ts";
 import { checkFolder, checkMount } from "./folder.ts";

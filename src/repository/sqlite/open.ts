@@ -3,7 +3,7 @@
 import { fstatSync } from "node:fs";
 import type { MessageRepository, RepositoryWorld } from "../repository.ts";
 import { begin, connect, disconnect, hasLog } from "./connections.ts";
-import { settleEpoch } from "./epoch.ts";
+import { settleEpoch } from "./companion.ts";
 import { startFault } from "./faults.ts";
 import { syncFolders, truePath } from "./folder.ts";
 import { type Hold, hold } from "./hold.ts";

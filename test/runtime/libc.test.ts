@@ -4,7 +4,7 @@ import { expect, test } from "bun:test";
 import { closeSync, linkSync, mkdtempSync, openSync, renameSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { lockFile } from "../../src/runtime/file-lock.ts";
+import { lockFile } from "../../src/runtime/libc.ts";
 
 test("lockFile has one holder of a file under all its names, until its descriptor is closed", () => {
   const folder = mkdtempSync(join(tmpdir(), "file-lock-"));

@@ -2,7 +2,7 @@
 
 import { expect, test } from "bun:test";
 import { closeSync, openSync } from "node:fs";
-import { mountIdOf, parseMountId } from "../../src/runtime/mounts.ts";
+import { mountIdOf, parseMountId } from "../../../src/repository/sqlite/folder.ts";
 
 test("parseMountId reads what Linux tells of a descriptor, and nothing where it tells nothing", () => {
   expect(parseMountId("pos:\t0\nflags:\t02100000\nmnt_id:\t1230\nino:\t15\n")).toBe(1230);
@@ -13,7 +13,7 @@ test("parseMountId reads what Linux tells of a descriptor, and nothing where it 
 });
 
 test("mountIdOf is one number for the files of a mount, and another one elsewhere", () => {
-  const open = [`${import.meta.dir}/mounts.test.ts`, import.meta.dir, "/proc/self/status"].map((path) =>
+  const open = [`${import.meta.dir}/folder.test.ts`, import.meta.dir, "/proc/self/status"].map((path) =>
     openSync(path, "r"),
   );
   const [file, folder, elsewhere] = open.map(mountIdOf);
