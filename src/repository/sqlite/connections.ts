@@ -24,7 +24,7 @@ export interface Connections {
  * @param isVerified whether a small file's structure is known to be whole
  */
 export function connect({ path, descriptor }: Hold, { isVerified }: { isVerified: boolean }): Connections {
-  const writer = new Database(path, { create: true, readwrite: true });
+  const writer = new Database(path, { readwrite: true, create: false });
   let reader: Database | undefined;
   try {
     writer.run(`PRAGMA busy_timeout = ${LIMITS.storeTimeoutMs}`);

@@ -120,6 +120,8 @@ export function createSqliteRepository({ log, hold, connections, epoch }: Sqlite
 
   async function tryToWrite() {
     const { wal } = sound();
+    const displaced = wal.displaced();
+    if (displaced !== undefined) throw new OperatorFault(displaced);
     showAll();
     // While somebody's shell reads, the log cannot start afresh, but it may grow.
     await wal.finish().catch(async (error) => {
@@ -182,7 +184,9 @@ export function createSqliteRepository({ log, hold, connections, epoch }: Sqlite
   /** Keeps the log short: mostly while commits go on, and in the end with commits waiting. */
   function startCheckpoint() {
     if (checkpoint !== undefined || closed !== undefined || performance.now() < checkpointNotBefore) return;
-    const { wal } = sound();
+    // It may have come into doubt while the batch that asks for this was synced.
+    if (store === undefined || doubt !== undefined) return;
+    const { wal } = store;
     checkpoint = (async () => {
       try {
         copied = true;
@@ -250,11 +254,11 @@ export function createSqliteRepository({ log, hold, connections, epoch }: Sqlite
     }
     // From here on it is stored: whatever fails now is not this batch's.
     try {
-      if (committed.last !== undefined) companion.write({ last: committed.last });
       show();
       revisions.stored(
         committed.results.flatMap((result) => (result.kind === "stored" ? [result.message] : [])),
       );
+      if (committed.last !== undefined) companion.write({ last: committed.last });
     } catch (error) {
       failed(error);
     }
@@ -326,22 +330,30 @@ export function createSqliteRepository({ log, hold, connections, epoch }: Sqlite
     clearInterval(idle);
     clearTimeout(retry);
     await inTurn(async () => {
-      const last = store;
-      if (last !== undefined) {
-        const isEmpty = await emptyLog();
-        store = undefined;
-        last.finalize();
-        revisions.finalize();
-        // The last connection that closes copies and removes the log if it may write: the reader may not.
-        for (const connection of isEmpty ? [last.reader, last.writer] : [last.writer, last.reader])
-          connection.close();
-        // Once its end is on disk, a log of that name can only be an old copy.
-        if (isEmpty) syncFolder(dirname(path));
-        if (isEmpty) markEnded();
-        await syncCompanion();
+      try {
+        if (store !== undefined) await closeStore(store);
+      } catch (error) {
+        log.error("wal_left", { error });
+      } finally {
+        hold.release();
       }
-      hold.release();
     });
+  }
+
+  async function closeStore(last: NonNullable<typeof store>) {
+    const isEmpty = await emptyLog();
+    store = undefined;
+    last.finalize();
+    revisions.finalize();
+    // The last connection that closes copies and removes the log if it may write: the reader may not.
+    for (const connection of isEmpty ? [last.reader, last.writer] : [last.writer, last.reader])
+      connection.close();
+    if (isEmpty) {
+      // Once its end is on disk, a log of that name can only be an old copy.
+      syncFolder(dirname(path));
+      markEnded();
+    }
+    await syncCompanion();
   }
 
   /** Ends the log and lets go of it; false when it stays as it is, for the next start to recover. */
