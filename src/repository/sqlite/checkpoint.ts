@@ -29,7 +29,7 @@ export interface CheckpointAnswer {
   readonly fault?: { readonly message: string; readonly errno: number; readonly isOperators: boolean };
 }
 
-/** How long the worker waits for a foreign reader or writer, e.g. somebody's sqlite3 shell, while commits wait for it. */
+/** How long the worker waits for a foreign reader or writer, e.g. an operator's sqlite3 shell, while commits wait for it. */
 const BUSY_MS = 20;
 
 // Of sqlite3.h.
@@ -104,7 +104,7 @@ function letGo() {
 function checkpoint(mode: "PASSIVE" | "RESTART" | "TRUNCATE") {
   if (writer === undefined) throw fault("the worker is not connected", NOT_OPEN);
   const [busy] = writer.query(`PRAGMA wal_checkpoint(${mode})`).values()[0] as number[];
-  if (mode !== "PASSIVE" && busy !== 0) throw fault("somebody else reads or writes the file", BUSY);
+  if (mode !== "PASSIVE" && busy !== 0) throw fault("another program reads or writes the file", BUSY);
 }
 
 parentPort?.on("message", (ask: CheckpointAsk) => {

@@ -1,6 +1,6 @@
 /**
- * Makes a new embedded store: whole, in a file beside its place, and then given its name in one step. Nobody ever finds
- * half of one, and it takes one sync where SQLite in its place takes seven, for a journal, a log and the file.
+ * Makes a new embedded store: whole, in a file beside its place, and then given its name in one step. No process ever
+ * finds half of one, and it takes one sync where SQLite in its place takes seven, for a journal, a log and the file.
  */
 
 import { Database } from "bun:sqlite";

@@ -1,6 +1,7 @@
 /**
  * The embedded store: one SQLite file. A batch is committed on the event loop, which takes microseconds, and then its
- * log is synced in the thread pool; only when that has ended is anybody told or shown anything (docs/adr/0002).
+ * log is synced in the thread pool. Until that has ended nothing is answered, and reads show what was there before
+ * (docs/adr/0002).
  */
 
 import { fdatasync } from "node:fs";
@@ -84,7 +85,7 @@ export function createSqliteRepository({ log, hold, connections, epoch }: Sqlite
     if (status.up) log.error("store_failed", { kind: "sqlite", error: cause });
     status = { up: false, reason: downReason(cause) };
     if (isCorrupt(cause) && copied) corrupt = true;
-    // A fault that comes again and again, e.g. a corrupt page that somebody reads, is not worth an attempt each time.
+    // A fault that comes again and again, e.g. a corrupt page that is read often, is not worth an attempt each time.
     if (performance.now() - failedAt > 2 * LIMITS.storeRetryMaxMs) retryMs = LIMITS.storeRetryMinMs;
     failedAt = performance.now();
     if (retry === undefined && closed === undefined) {
@@ -123,7 +124,7 @@ export function createSqliteRepository({ log, hold, connections, epoch }: Sqlite
     const displaced = wal.displaced();
     if (displaced !== undefined) throw new OperatorFault(displaced);
     showAll();
-    // While somebody's shell reads, the log cannot start afresh, but it may grow.
+    // While an operator's shell reads, the log cannot start afresh, but it may grow.
     await wal.finish().catch(async (error) => {
       if (!isBusy(error)) throw error;
       await wal.touch();
@@ -199,7 +200,7 @@ export function createSqliteRepository({ log, hold, connections, epoch }: Sqlite
         await syncCompanion();
       } catch (error) {
         log.warn("wal_checkpoint_failed", { error });
-        // Somebody's shell may read the file: commits go on, the log grows until that ends. What is recovered may try at once.
+        // An operator's shell may read the file: commits go on, the log grows until that ends. What is recovered may try at once.
         if (syncFailed(error)) doubted(error);
         else checkpointNotBefore = performance.now() + 1_000;
       } finally {

@@ -23,7 +23,7 @@ export interface Wal {
   isInPlace(): boolean;
   /** Has the worker copy what it can while commits go on. */
   backfill(): Promise<void>;
-  /** Has the worker copy the rest and start the log afresh. Nobody may commit or hold a read transaction meanwhile. */
+  /** Has the worker copy the rest and start the log afresh. No commit and no read transaction may run meanwhile. */
   finish(): Promise<void>;
   /** Has the worker commit a trifle, unsynced: it shows whether the file can be written. */
   touch(): Promise<void>;

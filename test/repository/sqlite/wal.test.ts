@@ -34,7 +34,7 @@ test("finish that a reader keeps from starting the log afresh does not leave tha
     writer.run(TRIAL);
     reader.run("BEGIN");
     reader.query("SELECT epoch FROM store").values();
-    expect(await wal.finish().catch(String)).toContain("somebody else reads");
+    expect(await wal.finish().catch(String)).toContain("another program reads");
     reader.run("COMMIT");
     const before = restarts(place.path);
     writer.run(TRIAL);
