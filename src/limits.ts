@@ -64,6 +64,14 @@ export const LIMITS = {
   /** Events of one connection that may wait behind a join that is still under way. */
   eventsBehindJoinMax: 512,
 
+  /**
+   * How long a send to a room that its connection has not joined waits for the join, if the connection is young; and bytes of
+   * the texts that wait so, over all connections.
+   */
+  joinAwaitedMs: 2_000,
+  connectionYoungMs: 10_000,
+  heldSendsBytesMax: 16_000_000,
+
   /** Rooms one connection may be in at once. */
   roomsPerConnectionMax: 1_000,
   /** Rooms that all connections are in, each one's counted; a room that only one is in takes 1 kB, with a long name 2. */
