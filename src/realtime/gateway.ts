@@ -6,7 +6,7 @@
 import { ANONYMOUS } from "../auth/viewer.ts";
 import type { Allowance } from "../chat/admission.ts";
 import type { Chat } from "../chat/chat.ts";
-import type { Deliver, Dismiss } from "../chat/feeds.ts";
+import type { Deliver, Dismiss, Relief } from "../chat/feeds.ts";
 import type { Announce } from "../chat/rooms.ts";
 import type { Session } from "../chat/session.ts";
 import type { RoomName } from "../domain/ids.ts";
@@ -15,9 +15,9 @@ import { LIMITS } from "../limits.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import {
+  encodeJoined,
   encodeSent,
   errorToWire,
-  joinedToWire,
   leftToWire,
   parseJoinRoom,
   parseLeaveRoom,
@@ -25,7 +25,6 @@ import {
   presenceToWire,
   SERVER_EVENTS,
 } from "../protocol/events.ts";
-import { encodeMessage } from "../protocol/wire.ts";
 import type { Fanout } from "./fanout.ts";
 import { createHeldSends, type HeldSends } from "./held-sends.ts";
 import { eventFrame, type Namespace, type Peer } from "../engine/socket-io.ts";
@@ -33,16 +32,16 @@ import { eventFrame, type Namespace, type Peer } from "../engine/socket-io.ts";
 /** A connection in Socket.IO's sense, with what we know of it. */
 export type ChatPeer = Peer<Connection>;
 
-/** How members are reached: each message is encoded once for the whole room, in the tick of the call. */
+/** How members are reached. */
 export function createBroadcast(fanout: Fanout<ChatPeer>): {
   deliver: Deliver;
   announce: Announce;
   dismiss: Dismiss;
+  relief: Relief;
 } {
   return {
-    deliver(room, messages) {
-      for (const message of messages)
-        fanout.publish(room, eventFrame(SERVER_EVENTS.receiveMessage, encodeMessage(message)));
+    deliver(room, entries) {
+      for (const { json } of entries) fanout.publish(room, eventFrame(SERVER_EVENTS.receiveMessage, json));
     },
     announce({ kind, room, userId }, at, exceptConnection) {
       const name = kind === "joined" ? SERVER_EVENTS.userJoined : SERVER_EVENTS.userLeft;
@@ -55,8 +54,18 @@ export function createBroadcast(fanout: Fanout<ChatPeer>): {
       // The transport, not the socket: a client comes back from that by itself.
       for (const { session } of [...fanout.members(room)]) session.close();
     },
+    async relief(room) {
+      // What was published is handed to the sockets at the end of a tick; an immediate of this one may run before that.
+      await nextTick();
+      await nextTick();
+      await Promise.all(
+        [...fanout.members(room)].map(({ session }) => session.takesMore(LIMITS.catchUpReliefMs)),
+      );
+    },
   };
 }
+
+const nextTick = () => new Promise<void>((resume) => setImmediate(resume));
 
 /** Answers an event with JSON text; undefined where the client waits for no answer. */
 type Ack = ((json: string) => void) | undefined;
@@ -135,9 +144,12 @@ const EVENTS = {
         const { peer, session } = connection;
         connection.waiting = [];
         // The ack goes out and the subscription begins in one tick, so no live message comes before the ack.
-        return chat.rooms.join(session, command, ({ room, head, replay }) => {
-          ack?.(JSON.stringify(joinedToWire(room, head, replay)));
-          fanout.join(peer, room);
+        return chat.rooms.join(session, command, {
+          takesMore: () => peer.session.takesMore(LIMITS.replayReliefMs),
+          enter({ room, head, replay }) {
+            ack?.(encodeJoined(room, head, replay));
+            fanout.join(peer, room);
+          },
         });
       },
     };

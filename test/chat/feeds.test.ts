@@ -31,15 +31,22 @@ async function occupied({ shared = false } = {}) {
   const told: number[] = [];
   const deafRooms = new Set<string>();
   const dismissed: string[] = [];
+  /** How much had been told whenever members were given time to take it. */
+  const reliefs: number[] = [];
+  const clock = { ms: 0 };
   const watchers: { count: number; resolve: () => void }[] = [];
   const feeds = createFeeds({
     repository,
-    deliver(name, messages) {
+    deliver(name, entries) {
       if (deafRooms.has(name)) throw new Error("the sockets are on fire");
-      told.push(...messages.map((message) => Number(message.seq)));
+      told.push(...entries.map((entry) => Number(entry.seq)));
       for (const watcher of watchers) if (told.length >= watcher.count) watcher.resolve();
     },
     dismiss: (name) => dismissed.push(name),
+    relief: async () => {
+      reliefs.push(told.length);
+    },
+    monotonicNow: () => clock.ms,
     log,
     metrics: createMetrics(),
   });
@@ -58,6 +65,8 @@ async function occupied({ shared = false } = {}) {
     told,
     deafRooms,
     dismissed,
+    reliefs,
+    clock,
     logged,
     toldOf(count: number) {
       const { promise, resolve } = Promise.withResolvers<void>();
@@ -135,26 +144,41 @@ describe("accept", () => {
     expect(told).toEqual([1, 2, 3]);
   });
 
-  test("goes on behind numbers that retention took, and behind those that will never come", async () => {
+  test("tells nothing over a hole that retention left: members go, and what comes later is told again", async () => {
     await using lobby = await occupied();
-    const { repository, feeds, told, toldOf, logged } = lobby;
+    const { repository, feeds, told, dismissed, logged } = lobby;
     const delete_ = (beforeSeq: number) => {
       const operator = new Database(folder.path);
       operator.prepare("DELETE FROM messages WHERE seq < ?1").run(beforeSeq);
       operator.close();
     };
-    await append(repository, 5);
-    delete_(4);
-    feeds.accept(await append(repository, 1));
-    await toldOf(3);
-    expect(told).toEqual([4, 5, 6]);
-    const lost = await append(repository, 3);
-    delete_(10);
+    feeds.accept(await append(repository, 2));
+    await append(repository, 3); // lost by the bus
+    delete_(5);
     const gone = logged("room_gap_gone");
-    feeds.accept(lost.slice(2));
-    await gone;
     feeds.accept(await append(repository, 1));
-    expect(told).toEqual([4, 5, 6, 10]);
+    await gone;
+    // 5 and 6 are there: told now, they would follow on 2.
+    expect(told).toEqual([1, 2]);
+    expect(dismissed).toEqual(["lobby"]);
+    const hold = feeds.hold(LOBBY);
+    expect([2, 4].map((since) => hold.remembers(seq(since)))).toEqual([false, false]);
+    const head = await repository.head(LOBBY);
+    expect(head).toMatchObject({ firstSeq: 5, seq: 6 });
+    expect(hold.start(head).delivered()).toBe(seq(6));
+    expect(hold.known()).toMatchObject({ firstSeq: 5, seq: 6 });
+    hold.release();
+    feeds.accept(await append(repository, 1));
+    expect(told).toEqual([1, 2, 7]);
+
+    const lost = await append(repository, 3);
+    delete_(11);
+    const allGone = logged("room_gap_gone");
+    feeds.accept(lost.slice(2));
+    await allGone;
+    expect(dismissed).toEqual(["lobby", "lobby"]);
+    feeds.accept(await append(repository, 1));
+    expect(told).toEqual([1, 2, 7, 11]);
   });
 
   test("ignores rooms that nobody here is in", async () => {
@@ -333,7 +357,7 @@ describe("another epoch of the store", () => {
     feeds.accept([{ ...rest, room: aside, seq: third }]);
     const feed = hold.start({ epoch: epoch("two"), seq: seq(2), firstSeq: seq(1) });
     expect(feed.delivered()).toBe(seq(2));
-    expect(hold.collected).toEqual([]);
+    expect(hold.remembers(seq(1))).toBe(false);
     hold.release();
   });
 
@@ -374,9 +398,9 @@ describe("hold", () => {
     const { repository, feeds } = lobby;
     const hold = feeds.hold(LOBBY);
     feeds.accept(await append(repository, 6));
-    expect(hold.collected).toHaveLength(6);
+    expect(hold.remembers(seq(0))).toBe(true);
     hold.start({ ...(await repository.head(LOBBY)), epoch: epoch("another"), seq: seq(5) });
-    expect(hold.collected).toEqual([]);
+    expect([0, 4].map((since) => hold.remembers(seq(since)))).toEqual([false, false]);
     hold.release();
   });
 
@@ -404,7 +428,7 @@ describe("hold", () => {
     },
   );
 
-  test("collects what is told meanwhile, and a feed without members ends with its last hold", async () => {
+  test("remembers what is told meanwhile, and a feed without members ends with its last hold", async () => {
     await using lobby = await occupied();
     const { repository } = lobby;
     const { feeds } = lobby;
@@ -412,7 +436,7 @@ describe("hold", () => {
     feeds.accept(await append(repository, 2));
     feeds.setOccupied(LOBBY, false);
     feeds.accept(await append(repository, 1));
-    expect(hold.collected.map((message) => Number(message.seq))).toEqual([1, 2, 3]);
+    expect(hold.remembers(seq(0))).toBe(true);
     expect(lobby.told).toEqual([1, 2]);
     hold.release();
     await append(repository, 4);

@@ -8,6 +8,7 @@ import type { Session } from "../../src/chat/session.ts";
 import { ChatError } from "../../src/errors.ts";
 import { LIMITS } from "../../src/limits.ts";
 import { createMetrics } from "../../src/observe/metrics.ts";
+import { createTurns } from "../../src/runtime/turns.ts";
 import { drafts, range, room, seq, stored, user } from "../contract/drafting.ts";
 import { gated } from "../fixture/gated.ts";
 import { openSqlite, scratch, silentLog } from "../fixture/sqlite.ts";
@@ -30,18 +31,23 @@ interface Member {
   readonly session: Session;
   readonly joins: Joined[];
   readonly live: number[];
+  /** What its connection says to a replay. */
+  takesMore: boolean | Promise<boolean>;
 }
 
 async function opened(path: string, joinedRoomsMax: number = LIMITS.joinedRoomsMax) {
   const repository = gated(await openSqlite(path));
   const members = new Set<Member>();
+  const clock = { ms: 0 };
   const announced: string[] = [];
   const feeds = createFeeds({
     repository,
-    deliver(_, messages) {
-      for (const member of members) member.live.push(...messages.map((message) => Number(message.seq)));
+    deliver(_, entries) {
+      for (const member of members) member.live.push(...entries.map((entry) => Number(entry.seq)));
     },
     dismiss: () => undefined,
+    relief: async () => {},
+    monotonicNow: () => clock.ms,
     log: silentLog,
     metrics: createMetrics(),
   });
@@ -60,6 +66,11 @@ async function opened(path: string, joinedRoomsMax: number = LIMITS.joinedRoomsM
     occupancy,
     announce: ({ kind, userId }, _, except) => announced.push(`${userId} ${kind}, not to ${except}`),
     admission,
+    turns: createTurns({
+      bytesPerTick: LIMITS.replayTurnBytes,
+      waitersMax: 100,
+      refusal: () => new ChatError("overloaded"),
+    }),
     joinedRoomsMax,
     metrics,
     now: Date.now,
@@ -72,6 +83,7 @@ async function opened(path: string, joinedRoomsMax: number = LIMITS.joinedRoomsM
     occupancy,
     announced,
     metrics,
+    clock,
     member(): Member {
       connections += 1;
       const session: Session = {
@@ -81,7 +93,7 @@ async function opened(path: string, joinedRoomsMax: number = LIMITS.joinedRoomsM
         rooms: new Set(),
         ended: false,
       };
-      return { session, joins: [], live: [] };
+      return { session, joins: [], live: [], takesMore: true };
     },
     join: (member: Member, since?: number, userId?: string, name = LOBBY) =>
       rooms.join(
@@ -92,14 +104,18 @@ async function opened(path: string, joinedRoomsMax: number = LIMITS.joinedRoomsM
           epoch: undefined,
           userId: userId === undefined ? undefined : user(userId),
         },
-        (joined) => {
-          member.joins.push(joined);
-          members.add(member);
+        {
+          takesMore: () => member.takesMore,
+          enter(joined) {
+            member.joins.push(joined);
+            members.add(member);
+          },
         },
       ),
     /** Commits so many and tells the room. */
-    async say(count: number) {
-      const entries = (await repository.append(drafts("lobby", count))).map(stored);
+    async say(count: number, text?: string) {
+      const said = drafts("lobby", count, text === undefined ? {} : { text });
+      const entries = (await repository.append(said)).map(stored);
       feeds.accept({ epoch: (await repository.head(LOBBY)).epoch, entries });
     },
   };
@@ -109,7 +125,8 @@ async function opened(path: string, joinedRoomsMax: number = LIMITS.joinedRoomsM
 function seen({ joins, live }: Member): { from: unknown; complete: unknown; seqs: unknown[] } {
   const [joined] = joins;
   if (joined?.replay.kind !== "recovered") throw new Error("not recovered");
-  const { messages, complete } = joined.replay;
+  const { messages, through } = joined.replay;
+  const complete = through === joined.head.seq;
   return { from: joined.head.seq, complete, seqs: [...messages.map((message) => message.seq), ...live] };
 }
 
@@ -171,7 +188,7 @@ describe("join", () => {
       seqs: range(1, LIMITS.replayMessagesMax),
     });
     const text = '"'.repeat(20_000);
-    await chat.repository.append(drafts("lobby", 10, { text }));
+    await chat.say(10, text);
     const other = chat.member();
     await chat.join(other, LIMITS.replayMessagesMax + 1);
     // Quotes are two bytes each on the wire: six of the ten fit.
@@ -206,7 +223,9 @@ describe("join", () => {
     await chat.join(member);
     expect(member.joins).toHaveLength(2);
     const other = { room: room("one more"), since: undefined, epoch: undefined, userId: undefined };
-    await expect(chat.rooms.join(member.session, other, () => {})).rejects.toThrow(
+    await expect(
+      chat.rooms.join(member.session, other, { takesMore: () => true, enter() {} }),
+    ).rejects.toThrow(
       expect.objectContaining({
         code: "overloaded",
         details: expect.objectContaining({ retryAfterMs: 1_000 }),

@@ -252,11 +252,13 @@ export const CONVERSATIONS: Readonly<Record<string, Conversation>> = {
       first_seq: 1,
       recovered: true,
       messages: sent.slice(1),
+      through: 4,
       complete: true,
     });
     expect(await link.call("join_room", { room, since: 4, epoch })).toMatchObject({
       recovered: true,
       messages: [],
+      through: 4,
       complete: true,
     });
     expect(await link.call("join_room", { room, since: 0 })).toMatchObject({ messages: sent });
@@ -313,7 +315,8 @@ export const CONVERSATIONS: Readonly<Record<string, Conversation>> = {
     expect(JSON.stringify(seen).length).toBeLessThan(260_000);
     expect(seen.length).toBeGreaterThan(200);
     const path = `${url}/rooms/${encodeURIComponent(room)}/messages`;
-    let query = `?after=${seen.length}&epoch=${joined.epoch}&limit=200`;
+    expect(joined.through).toBe(seen.length);
+    let query = `?after=${joined.through}&epoch=${joined.epoch}&limit=200`;
     while (query !== "") {
       const page = (await (await fetch(path + query)).json()) as {
         messages: Answer[];

@@ -18,7 +18,7 @@ import { openSqlite, scratch, silentLog } from "../fixture/sqlite.ts";
 
 setDefaultTimeout(20_000);
 
-const IN_FLIGHT_MAX = 1_000;
+const IN_FLIGHT_MAX = 2_000;
 
 let gateway: Awaited<ReturnType<typeof opened>>;
 /** What the gateway takes for milliseconds since its start beyond those that have passed. */
