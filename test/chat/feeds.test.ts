@@ -34,6 +34,7 @@ async function occupied({ shared = false } = {}) {
   /** How much had been told whenever members were given time to take it. */
   const reliefs: number[] = [];
   const clock = { ms: 0 };
+  const gate: { relief: Promise<void> | undefined } = { relief: undefined };
   const watchers: { count: number; resolve: () => void }[] = [];
   const feeds = createFeeds({
     repository,
@@ -43,8 +44,9 @@ async function occupied({ shared = false } = {}) {
       for (const watcher of watchers) if (told.length >= watcher.count) watcher.resolve();
     },
     dismiss: (name) => dismissed.push(name),
-    relief: async () => {
+    async relief() {
       reliefs.push(told.length);
+      await gate.relief;
     },
     monotonicNow: () => clock.ms,
     log,
@@ -66,7 +68,7 @@ async function occupied({ shared = false } = {}) {
     deafRooms,
     dismissed,
     reliefs,
-    clock,
+    gate,
     logged,
     toldOf(count: number) {
       const { promise, resolve } = Promise.withResolvers<void>();
@@ -389,6 +391,100 @@ describe("another epoch of the store", () => {
     await expect(joined).rejects.toMatchObject({ code: "storage_unavailable" });
     expect(told).toEqual([]);
     for (const hold of [late, early]) hold.release();
+  });
+
+  test("is not overturned by a join that asked before another one found it", async () => {
+    await using lobby = await occupied();
+    const { repository, feeds, bus, told, dismissed } = lobby;
+    const [late, early] = [feeds.hold(LOBBY), feeds.hold(LOBBY)];
+    const former = await repository.head(LOBBY);
+    const [message] = await append(repository, 1);
+    early.start({ ...former, epoch: epoch("another") });
+    expect(dismissed).toEqual(["lobby"]);
+    expect(() => late.start(former)).toThrow(expect.objectContaining({ code: "storage_unavailable" }));
+    expect(dismissed).toEqual(["lobby"]);
+    bus({ epoch: epoch("another"), entries: [assured(message)] });
+    expect(told).toEqual([1]);
+    for (const hold of [late, early]) hold.release();
+  });
+
+  test("that two first joins of a room find one each is settled by the next beat", async () => {
+    await using lobby = await occupied();
+    const { repository, feeds, dismissed } = lobby;
+    const aside = room("aside");
+    const head = await repository.head(aside);
+    const [first, second] = [feeds.hold(aside), feeds.hold(aside)];
+    first.start({ ...head, epoch: epoch("another") });
+    feeds.setOccupied(aside, true);
+    expect(() => second.start(head)).toThrow(expect.objectContaining({ code: "storage_unavailable" }));
+    expect(dismissed).toEqual([]);
+    await feeds.beat();
+    expect(dismissed).toEqual(["aside"]);
+    for (const hold of [first, second]) hold.release();
+  });
+
+  test("that is found while members take a part of a gap ends its delivery", async () => {
+    await using lobby = await occupied();
+    const { repository, feeds, told, dismissed, logged, gate } = lobby;
+    await append(repository, LIMITS.catchUpMessagesMax + 1);
+    const relief = Promise.withResolvers<void>();
+    gate.relief = relief.promise;
+    const taken = lobby.toldOf(LIMITS.catchUpMessagesMax);
+    feeds.accept(await append(repository, 1));
+    await taken;
+    const unread = logged("room_gap_unread");
+    const hold = feeds.hold(LOBBY);
+    hold.start({ ...(await repository.head(LOBBY)), epoch: epoch("another") });
+    relief.resolve();
+    await unread;
+    expect(told).toEqual(range(1, LIMITS.catchUpMessagesMax));
+    expect(dismissed).toEqual(["lobby"]);
+    hold.release();
+  });
+
+  test("is not compared with a feed that was made after the heads were asked for", async () => {
+    await using lobby = await occupied({ shared: true });
+    const { repository, feeds, dismissed } = lobby;
+    await append(repository, 1);
+    const asking = repository.hold("heads", "answered");
+    const beating = feeds.beat();
+    await asking.reached;
+    feeds.setOccupied(LOBBY, false);
+    const hold = feeds.hold(LOBBY);
+    hold.start({ ...(await repository.head(LOBBY)), epoch: epoch("another") });
+    feeds.setOccupied(LOBBY, true);
+    hold.release();
+    asking.release();
+    await beating;
+    expect(dismissed).toEqual([]);
+  });
+});
+
+describe("a long gap", () => {
+  test("is told in parts, and members have time to take each before the next is told", async () => {
+    await using lobby = await occupied();
+    const { repository, feeds, told, toldOf, reliefs } = lobby;
+    const count = 2 * LIMITS.catchUpMessagesMax;
+    await append(repository, count);
+    feeds.accept(await append(repository, 1));
+    await toldOf(count + 1);
+    expect(told).toEqual(range(1, count + 1));
+    expect(reliefs[0]).toBe(LIMITS.catchUpMessagesMax);
+  });
+
+  test("is read from the store where what waits behind it is too long to be kept", async () => {
+    await using lobby = await occupied();
+    const { repository, feeds, told, toldOf } = lobby;
+    await append(repository, 1); // lost by the bus
+    const reading = repository.hold("readAfter", "answered");
+    const text = "x".repeat(LIMITS.feedPendingBytesMax / 4);
+    feeds.accept(await append(repository, 1));
+    await reading.reached;
+    for (const _ of range(1, 6))
+      feeds.accept((await repository.append(drafts("lobby", 1, { text }))).map(stored));
+    reading.release();
+    await toldOf(8);
+    expect(told).toEqual(range(1, 8));
   });
 });
 

@@ -1,3 +1,4 @@
+import { Database } from "bun:sqlite";
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { ANONYMOUS } from "../../src/auth/viewer.ts";
 import { createAdmission } from "../../src/chat/admission.ts";
@@ -5,11 +6,12 @@ import { createFeeds } from "../../src/chat/feeds.ts";
 import { createOccupancy } from "../../src/chat/presence.ts";
 import { createRooms, type Joined } from "../../src/chat/rooms.ts";
 import type { Session } from "../../src/chat/session.ts";
+import { parseEpoch } from "../../src/domain/ids.ts";
 import { ChatError } from "../../src/errors.ts";
 import { LIMITS } from "../../src/limits.ts";
 import { createMetrics } from "../../src/observe/metrics.ts";
 import { createTurns } from "../../src/runtime/turns.ts";
-import { drafts, range, room, seq, stored, user } from "../contract/drafting.ts";
+import { assured, drafts, range, room, seq, stored, user } from "../contract/drafting.ts";
 import { gated } from "../fixture/gated.ts";
 import { openSqlite, scratch, silentLog } from "../fixture/sqlite.ts";
 
@@ -121,6 +123,14 @@ async function opened(path: string, joinedRoomsMax: number = LIMITS.joinedRoomsM
   };
 }
 
+const askedError = new ChatError("internal", { text: "the store was asked" });
+
+/** The next questions to the store fail. */
+function askNothing() {
+  chat.repository.fail("head", askedError);
+  chat.repository.fail("readAfter", askedError);
+}
+
 /** All that a member got, replay and live, if the replay did not say that something is missing. */
 function seen({ joins, live }: Member): { from: unknown; complete: unknown; seqs: unknown[] } {
   const [joined] = joins;
@@ -193,6 +203,179 @@ describe("join", () => {
     await chat.join(other, LIMITS.replayMessagesMax + 1);
     // Quotes are two bytes each on the wire: six of the ten fit.
     expect(seen(other)).toMatchObject({ complete: false, seqs: range(502, 507) });
+  });
+
+  test("says up to where it tells all, and stays empty where its connection takes no more", async () => {
+    await chat.say(5);
+    const [slow, ended] = [chat.member(), chat.member()];
+    slow.takesMore = Promise.resolve(false);
+    await chat.join(slow, 2);
+    await chat.say(1);
+    expect(slow.joins[0]?.replay).toEqual({ kind: "recovered", messages: [], through: seq(2) });
+    expect(slow.joins[0]?.head.seq).toBe(seq(5));
+    expect(slow.live).toEqual([6]);
+    const away = Promise.withResolvers<boolean>();
+    ended.takesMore = away.promise;
+    const joining = chat.join(ended, 2);
+    chat.rooms.end(ended.session);
+    away.resolve(false);
+    await joining;
+    expect(ended.joins).toEqual([]);
+    expect(chat.occupancy.connections(LOBBY)).toBe(1);
+    // One that has missed nothing is told so all the same; one that is lost, too.
+    const [whole, lost] = [chat.member(), chat.member()];
+    for (const member of [whole, lost]) member.takesMore = false;
+    await chat.join(whole, 6);
+    await chat.join(lost, 7);
+    expect(whole.joins[0]?.replay).toEqual({ kind: "recovered", messages: [], through: seq(6) });
+    expect(lost.joins[0]?.replay).toEqual({ kind: "lost", reason: "ahead" });
+  });
+
+  test("answers from what the room was told, and from what the first who came back has read", async () => {
+    await chat.say(5);
+    const first = chat.member();
+    await chat.join(first, 2);
+    await chat.say(3);
+    askNothing();
+    for (const since of [2, 5, 8]) {
+      const member = chat.member();
+      await chat.join(member, since);
+      expect(seen(member)).toEqual({ from: seq(8), complete: true, seqs: range(since + 1, 8) });
+    }
+    await expect(chat.join(chat.member(), 1)).rejects.toThrow(askedError);
+  });
+
+  test("asks only for the bounds where what it knows of them is old, and sees what retention took", async () => {
+    await chat.say(5);
+    await chat.join(chat.member(), 0);
+    const again = async (since: number) => {
+      const member = chat.member();
+      await chat.join(member, since);
+      return member.joins[0];
+    };
+    const operator = new Database(folder.path);
+    operator.prepare("DELETE FROM messages WHERE seq < 4").run();
+    operator.close();
+    chat.clock.ms += LIMITS.feedBoundsMs;
+    expect(await again(1)).toMatchObject({ head: { firstSeq: 1 }, replay: { through: seq(5) } });
+    chat.clock.ms += 1;
+    chat.repository.fail("readAfter", askedError);
+    expect(await again(3)).toMatchObject({ head: { firstSeq: 4 }, replay: { through: seq(5) } });
+    chat.clock.ms += LIMITS.feedBoundsMs + 1;
+    expect(await again(1)).toMatchObject({ replay: { kind: "lost", reason: "truncated" } });
+  });
+
+  test("asks the store where a reader is ahead of what the room was told, or of another epoch", async () => {
+    await chat.say(3);
+    await chat.join(chat.member(), 0);
+    // Another node has stored these.
+    await chat.repository.append(drafts("lobby", 2));
+    const member = chat.member();
+    await chat.join(member, 4);
+    expect(seen(member)).toEqual({ from: seq(5), complete: true, seqs: [5] });
+    const reader = { room: LOBBY, since: seq(5), epoch: assured(parseEpoch("another")), userId: undefined };
+    const asking = chat.repository.hold("head", "before");
+    let replay: unknown;
+    const joining = chat.rooms.join(chat.member().session, reader, {
+      takesMore: () => true,
+      enter: (joined) => {
+        replay = joined.replay;
+      },
+    });
+    await asking.reached;
+    asking.release();
+    await joining;
+    expect(replay).toEqual({ kind: "lost", reason: "epoch_changed" });
+  });
+
+  describe("while the store is put back", () => {
+    const unavailable = expect.objectContaining({ code: "storage_unavailable" });
+    let there: Awaited<ReturnType<typeof scratch>>;
+    let other: Awaited<ReturnType<typeof openSqlite>>;
+    beforeEach(async () => {
+      there = await scratch();
+      other = await openSqlite(there.path);
+      await other.append(drafts("lobby", 5, { text: "of another epoch" }));
+    });
+    afterEach(async () => {
+      await other.close();
+      await there[Symbol.asyncDispose]();
+    });
+    const textsOf = ({ joins }: Member) =>
+      joins.map(({ replay }) => (replay.kind === "recovered" ? replay.messages.map(({ json }) => json) : []));
+
+    test("waits for its connection: is answered from one epoch", async () => {
+      await chat.say(3);
+      await chat.join(chat.member(), 0);
+      const takes = Promise.withResolvers<boolean>();
+      const member = chat.member();
+      member.takesMore = takes.promise;
+      const joining = chat.join(member, 1);
+      await Promise.all([chat.repository.close(), chat.repository.replace(other)]);
+      chat.clock.ms += LIMITS.feedBoundsMs + 1;
+      takes.resolve(true);
+      await joining;
+      const { epoch } = await other.head(LOBBY);
+      // It has found the new epoch, and nothing of what the room was told before.
+      expect(member.joins[0]?.head).toMatchObject({ epoch, seq: 5 });
+      for (const texts of textsOf(member)) for (const text of texts) expect(text).toContain("another epoch");
+    });
+
+    test("waits for its page, and another one finds the new epoch first: is refused", async () => {
+      await chat.say(3);
+      const reading = chat.repository.hold("readAfter", "answered");
+      const [late, quick] = [chat.member(), chat.member()];
+      const joining = chat.join(late, 1);
+      await reading.reached;
+      await chat.repository.close();
+      chat.repository.replace(other);
+      await chat.join(quick, 1);
+      reading.release();
+      await expect(joining).rejects.toThrow(unavailable);
+      expect(late.joins).toEqual([]);
+      const { epoch } = await other.head(LOBBY);
+      expect(quick.joins[0]?.head).toMatchObject({ epoch, seq: 5 });
+      // The quick one's feed stands.
+      await chat.say(1);
+      expect(quick.live).toEqual([6]);
+    });
+
+    test("waits for a gap to be read: is refused, and the gap is not told", async () => {
+      await chat.say(3);
+      const [early, late] = [chat.member(), chat.member()];
+      await chat.join(early, 3);
+      await chat.repository.append(drafts("lobby", 2));
+      chat.clock.ms += LIMITS.feedBoundsMs + 1;
+      const asking = chat.repository.hold("head", "answered");
+      const joining = chat.join(late, 3);
+      await asking.reached;
+      await chat.repository.close();
+      chat.repository.replace(other);
+      asking.release();
+      await expect(joining).rejects.toThrow(unavailable);
+      expect([late.joins, early.live]).toEqual([[], []]);
+    });
+  });
+
+  test("gives the event loop a tick between long replays, and answers all", async () => {
+    await chat.say(100, "x".repeat(2_000));
+    await chat.join(chat.member(), 0);
+    let ticks = 0;
+    let isOver = false;
+    const count = () => {
+      ticks += 1;
+      if (!isOver) setImmediate(count);
+    };
+    setImmediate(count);
+    const members = range(1, 40).map(() => chat.member());
+    await Promise.all(members.map((member) => chat.join(member, 0)));
+    isOver = true;
+    for (const member of members) expect(seen(member)).toMatchObject({ complete: true, seqs: range(1, 100) });
+    // A replay uses up a tick's share; two of the loop's rounds may be one of this counter's.
+    expect(ticks).toBeGreaterThan(members.length / 3);
+    await expect(Promise.all(range(1, 102).map(() => chat.join(chat.member(), 0)))).rejects.toThrow(
+      expect.objectContaining({ code: "overloaded" }),
+    );
   });
 
   test("leaves nothing behind when the connection ends meanwhile, or the store fails", async () => {

@@ -12,7 +12,9 @@ import { range, refused, seqsOf } from "../contract/conversation.ts";
 import { type Answer, bunClient, type Link } from "../contract/links.ts";
 import type { Transport } from "../contract/stock-client.ts";
 import { io } from "socket.io-client";
-import { openSocket, startEngine } from "../fixture/engine.ts";
+import type { EngineSession } from "../../src/engine/session.ts";
+import { drafts } from "../contract/drafting.ts";
+import { openRawSocket, openSocket, startEngine } from "../fixture/engine.ts";
 import { gated } from "../fixture/gated.ts";
 import { openSqlite, scratch, silentLog } from "../fixture/sqlite.ts";
 
@@ -33,7 +35,13 @@ afterEach(() => gateway.dispose());
 async function opened(rate: Rate | null = null) {
   const folder = await scratch();
   const repository = gated(await openSqlite(folder.path));
-  const host = startEngine({ accept: (session) => socketIo.accept(session) });
+  const sessions = new Set<EngineSession>();
+  const host = startEngine({
+    accept(session) {
+      sessions.add(session);
+      return socketIo.accept(session);
+    },
+  });
   const { metrics, url } = host;
   const fanout = createFanout<ChatPeer>({ server: () => host.server, mayPublish: host.engine.mayPublish });
   const chat = createChat({
@@ -75,6 +83,8 @@ async function opened(rate: Rate | null = null) {
     /** Resolves once the server knows that the next connection has ended. */
     ended: () => new Promise<void>((resolve) => watching.push(resolve)),
     ...host,
+    /** All that there were. */
+    sessions: sessions as ReadonlySet<EngineSession>,
     gateway,
     fanout,
     repository,
@@ -441,5 +451,66 @@ describe("a send to a room that its connection has not joined", () => {
     expect(await bare.call(2, "join_room", "lobby")).toMatchObject({ ok: true, seq: 0 });
     expect(repository.batches).toEqual([]);
     bare.socket.close();
+  });
+});
+
+describe("a backlog", () => {
+  const REPLAY_BYTES = 240_000;
+  /** Rooms, each of a replay that is nearly as long as a replay may be. */
+  async function longRooms(count: number) {
+    const names = range(1, count).map((n) => `room ${n}`);
+    for (const name of names)
+      await gateway.repository.append(drafts(name, 100, { text: "x".repeat(REPLAY_BYTES / 100 - 300) }));
+    return names;
+  }
+  const slowClients = () => gateway.metrics.snapshot().slow_clients_disconnected_total;
+
+  test("of replays is waited for: all rooms that a polling client joins at once are resumed", async () => {
+    const names = await longRooms(12);
+    const link = await gateway.connect("polling");
+    const answers = await Promise.all(names.map((room) => link.call("join_room", { room, since: 0 })));
+    for (const answer of answers) {
+      expect(answer).toMatchObject({ ok: true, recovered: true, complete: true, through: 100 });
+      expect(seqsOf(answer.messages as Answer[])).toEqual(range(1, 100));
+    }
+    expect(slowClients()).toBe(0);
+  });
+
+  test("of replays is waited for over a WebSocket whose client begins to read late", async () => {
+    const names = await longRooms(64);
+    const raw = await openRawSocket(gateway.port);
+    raw.send("40");
+    await raw.heardAtLeast(2);
+    raw.tcp.pause();
+    for (const [id, room] of names.entries())
+      raw.send(`42${id}${JSON.stringify(["join_room", { room, since: 0 }])}`);
+    const [{ socket }] = [...gateway.sessions] as [EngineSession];
+    // Until no more is written to it.
+    for (let [waiting, looks] = [0, 0]; looks < 30 && slowClients() === 0; await Bun.sleep(1)) {
+      const now = socket?.getBufferedAmount() ?? 0;
+      looks = now > 0 && now === waiting ? looks + 1 : 0;
+      waiting = now;
+    }
+    raw.tcp.resume();
+    await raw.heardAtLeast(2 + names.length);
+    for (const [id, text] of raw.texts.slice(2).entries()) {
+      expect(text).toStartWith(`43${id}[{"ok":true`);
+      expect(text).toContain('"through":100,"complete":true');
+    }
+    expect(slowClients()).toBe(0);
+    raw.tcp.destroy();
+  });
+
+  test("of a gap is waited for: members who read are told all of it, however long it is", async () => {
+    const [member, sender] = [await gateway.connect("polling"), await gateway.connect()];
+    for (const link of [member, sender]) await link.call("join_room", "lobby");
+    // The bus has lost these.
+    const count = 12;
+    for (const _ of range(1, count))
+      await gateway.repository.append(drafts("lobby", 100, { text: "x".repeat(REPLAY_BYTES / 100 - 300) }));
+    await say(sender, "the last one");
+    const heard = await member.take("receive_message", 100 * count + 1);
+    expect(seqsOf(heard)).toEqual(range(1, 100 * count + 1));
+    expect(slowClients()).toBe(0);
   });
 });
