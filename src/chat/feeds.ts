@@ -283,8 +283,8 @@ export function createFeeds(options: FeedsOptions): Feeds {
   ): Promise<void> {
     if (before === null) return;
     const { feed } = before;
-    const isStale = feeds.get(feed.room) !== feed || feed.generation !== before.generation;
-    if (isStale || feed.delivered === null || before.delivered === null) return;
+    if (feed.generation !== before.generation) return;
+    if (feed.delivered === null || before.delivered === null) return;
     if (feed.epoch !== epoch) return forget(feed);
     if (head > feed.delivered) await advance(feed, head);
     const wasAhead = feed.ahead;
