@@ -114,22 +114,20 @@ export function createRooms(options: RoomsOptions): Rooms {
     const isCut = !(await joining.takesMore());
     const hasWaited = turns.isBusy();
     if (hasWaited) await turns.next();
-    let bytes = hasWaited ? JOIN_BYTES_MIN : 0;
     try {
-      if (!session.ended) bytes += await enter(session, command, userId, joining, isCut);
+      if (!session.ended) await enter(session, command, userId, joining, isCut);
     } finally {
-      turns.spend(bytes);
+      turns.spend(hasWaited ? JOIN_BYTES_MIN : 0);
     }
   }
 
-  /** @returns the bytes of the replay */
   async function enter(
     session: Session,
     command: JoinRoom,
     userId: UserId | undefined,
     joining: Joining,
     isCut: boolean,
-  ): Promise<number> {
+  ): Promise<void> {
     const { room, since } = command;
     const hold = feeds.hold(room);
     try {
@@ -140,7 +138,7 @@ export function createRooms(options: RoomsOptions): Rooms {
       await feed.advanceTo(found.head.seq);
       // A store over a network answers many at once.
       if (since !== undefined && turns.isSpent()) await turns.next();
-      if (session.ended) return 0;
+      if (session.ended) return;
       // From here to the end of `enter` there is no await: the first message after this is `delivered + 1`.
       const seq = feed.delivered();
       const replay = replayOf(command, found, feed, seq, isCut);
@@ -149,8 +147,10 @@ export function createRooms(options: RoomsOptions): Rooms {
       session.rooms.add(room);
       const presences = occupancy.enter(room, session.id, userId);
       joining.enter({ room, head: { ...found.head, seq }, replay });
+      // At once: the next one that was read together with it looks whether there is still time, before anything here returns.
+      if (replay.kind === "recovered")
+        turns.spend(replay.messages.reduce((bytes, message) => bytes + message.bytes, 0));
       tell(presences, session);
-      return replay.kind === "recovered" ? replay.messages.reduce((sum, { bytes }) => sum + bytes, 0) : 0;
     } finally {
       hold.release();
     }

@@ -10,7 +10,7 @@ export interface Turns {
   isBusy(): boolean;
   /** Resolves in a tick that has time, in the order of the calls. Throws the refusal when too many wait. */
   next(): Promise<void>;
-  /** A piece of work is done, and was so long. To be called once for each, also for one that failed. */
+  /** So much was done, and others may go on. To be called at least once for each piece of work, also for one that failed. */
   spend(bytes: number): void;
 }
 
