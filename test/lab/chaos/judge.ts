@@ -44,8 +44,11 @@ export async function judge(
   for (const room of rooms) {
     const history = await told.room(room);
     histories.set(room, history);
+    // A room that was emptied by another program may go on with its numbers.
+    const first = ledger.lives() === 0 ? 1 : (history[0]?.seq ?? 1);
     for (const [index, message] of history.entries()) {
-      if (message.seq !== index + 1) violated("hole", `${room} has ${message.seq} at place ${index + 1}`);
+      if (message.seq !== first + index)
+        violated("hole", `${room} has ${message.seq} at place ${first + index}`);
       const former = stored.get(message.message);
       if (former !== undefined)
         violated("twice", `"${label(message.message)}" is stored as ${former.seq} and ${message.seq}`);
@@ -70,9 +73,15 @@ export async function judge(
     }
   }
 
-  for (const { member, room, start, shown } of sightings) {
-    const history = (histories.get(room) ?? []).slice(start).map(fingerprint);
-    if (isAtRest && shown.length < history.length)
+  for (const { member, room, start, shown, lives, isOver } of sightings) {
+    const first = histories.get(room)?.[0]?.seq ?? Number.POSITIVE_INFINITY;
+    if (isAtRest && !isOver && lives < ledger.lives() && (first <= start || !ledger.mayGoOn()))
+      violated(
+        "untold",
+        `${member} was at ${start} in ${room}, and not told that it begins at ${first} again`,
+      );
+    const history = (histories.get(room) ?? []).filter(({ seq }) => (seq ?? 0) > start).map(fingerprint);
+    if (isAtRest && !isOver && shown.length < history.length)
       violated("missed", `${member} was shown ${shown.length} of ${history.length} messages of ${room}`);
     const different = shown.findIndex((print, index) => print !== history[index]);
     if (different >= 0)

@@ -2,7 +2,8 @@
 
 import { beginStretch, type Stretch } from "./cores.ts";
 import { breaksUnexplained, type Round } from "./breaks.ts";
-import { type Course, type FaultName, faultOf } from "./faults.ts";
+import type { Course } from "./fault.ts";
+import { type FaultName, faultOf } from "./faults.ts";
 import { historiesAt, judge } from "./judge.ts";
 import { type Violation, label } from "./ledger.ts";
 import { type Group, type Plan, faultCount } from "./plan.ts";
@@ -117,10 +118,14 @@ async function progress({ ledger, watch }: Stage, acks: number): Promise<void> {
     );
 }
 
-const isGround = (fault: FaultName) => ["disk", "database"].includes(faultOf(fault).ground);
+/** What the service stands on is at fault for as long as the fault lasts; a fault that does more counts that by itself. */
+const isGround = (fault: FaultName) =>
+  faultOf(fault).grounds.every((ground) => ground === "disk" || ground === "database");
 
 const isOnlyDisk = ({ groups }: Plan) =>
-  groups.every(({ steps }) => steps.every(({ fault }) => faultOf(fault).ground === "disk"));
+  groups.every(({ steps }) =>
+    steps.every(({ fault }) => faultOf(fault).grounds.every((ground) => ground === "disk")),
+  );
 
 /** @param alone nothing else hides the fault: it goes on until it is felt */
 async function playGroup(stage: Stage, { steps }: Group, alone: boolean): Promise<void> {

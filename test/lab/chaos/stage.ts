@@ -2,12 +2,12 @@
 
 import { join } from "node:path";
 import { freshDatabase } from "../../fixture/mongodb.ts";
-import { temporaryFolder } from "../../fixture/program.ts";
+import { spawnProgram, temporaryFolder } from "../../fixture/program.ts";
 import { type Cable, openCable } from "./cable.ts";
 import { createChance } from "./chance.ts";
 import type { OnTheWay } from "./cores.ts";
 import type { Database } from "./database.ts";
-import type { Course } from "./faults.ts";
+import type { Course } from "./fault.ts";
 import { createLedger, type Ledger } from "./ledger.ts";
 import type { Machine, Machines } from "./machine.ts";
 import { type Plan, servicesOf } from "./plan.ts";
@@ -27,6 +27,14 @@ export interface Stage {
   readonly residents: readonly Resident[];
   readonly rooms: readonly string[];
   database(): Database;
+  databaseName(): string;
+  /** The file of the embedded store. */
+  storePath(): string;
+  /** Starts another process of the service on this machine. Resolves with whether it was refused; it is ended if it was not. */
+  isRefused(env: Readonly<Record<string, string>>): Promise<boolean>;
+  /** Nobody says anything new until `speakAgain`. Resolves with whether all was answered and everybody was shown all of it. */
+  hush(): Promise<boolean>;
+  speakAgain(): void;
   /** Somebody else at the database, if there is one, who asks it after so many milliseconds. */
   callWitness(afterMs: number, onBack: () => void): Witness | null;
   /** Whose work an answer of these services waits for. */
@@ -84,7 +92,7 @@ export async function openStage(plan: Plan, options: StageOptions): Promise<Stag
   const databaseName = freshDatabase();
   let groundFaults = 0;
 
-  const env = {
+  const env: Readonly<Record<string, string>> = {
     ...machine.env,
     ...(database === null
       ? { SQLITE_PATH: join(folder.path, "chat.db") }
@@ -150,6 +158,33 @@ export async function openStage(plan: Plan, options: StageOptions): Promise<Stag
     database() {
       if (database === null) throw new Error("the plan has no database");
       return database;
+    },
+    databaseName: () => databaseName,
+    storePath: () => env.SQLITE_PATH ?? "",
+    async isRefused(own) {
+      const other = spawnProgram({ command, env: { ...env, ...own } });
+      const began = other.line(/"event":"listening"/).then(
+        () => true,
+        () => false,
+      );
+      const isIn = await Promise.race([began, other.exited.then(() => false)]);
+      other.child.kill("SIGKILL");
+      await other.exited;
+      if (isIn)
+        ledger.violated("let in", `a second process on the store of the first, as ${own.SQLITE_PATH}`);
+      return !isIn;
+    },
+    async hush() {
+      const answered = await Promise.all(speakers.map((speaker) => speaker.pause()));
+      const areShown = () =>
+        ROOMS.every((room) => {
+          const last = Math.max(ledger.newestSeq(room), ...residents.map((resident) => resident.last(room)));
+          return residents.every((resident) => resident.isIn(room) && resident.last(room) === last);
+        });
+      return !answered.includes(false) && watch.until(areShown, COME_BACK_MS * crowding());
+    },
+    speakAgain() {
+      for (const speaker of speakers) speaker.goOn();
     },
     callWitness: (afterMs, onBack) =>
       database === null
