@@ -3,8 +3,7 @@
  * given, in a way that says what is wrong; and the service without a defect must pass the same plans.
  */
 
-import { cp, mkdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
-import { join, resolve } from "node:path";
+import { join } from "node:path";
 import { temporaryFolder } from "../../fixture/program.ts";
 import { openDatabase } from "./database.ts";
 import type { StoreKind } from "./fault.ts";
@@ -12,17 +11,11 @@ import type { FaultName } from "./faults.ts";
 import type { ViolationKind } from "./ledger.ts";
 import { openMachines } from "./machine.ts";
 import { alone } from "./plan.ts";
+import { type Edit, planted } from "./plant.ts";
 import { play } from "./play.ts";
 import { shrink } from "./shrink.ts";
 import type { StageOptions } from "./stage.ts";
 import { crowding } from "./watch.ts";
-
-interface Edit {
-  readonly file: string;
-  /** Must stand there exactly once. */
-  readonly from: string;
-  readonly to: string;
-}
 
 interface Mutation {
   readonly defect: string;
@@ -267,30 +260,9 @@ const MUTATIONS: readonly Mutation[] = [
   },
 ];
 
-const ROOT = resolve(import.meta.dir, "../../..");
 const SEED = 20_261;
 /** Programs that want to run, for each core. */
 const CROWDED = 3;
-
-/** A copy of the program with the edits made. Throws when the source does not have what an edit replaces, exactly once. */
-async function planted(folder: string, edits: readonly Edit[]): Promise<readonly string[]> {
-  await rm(folder, { recursive: true, force: true });
-  await mkdir(folder);
-  for (const entry of ["src", "package.json", "tsconfig.json"])
-    await cp(join(ROOT, entry), join(folder, entry), { recursive: true });
-  await symlink(join(ROOT, "node_modules"), join(folder, "node_modules"));
-  for (const { file, from, to } of edits) {
-    const path = join(folder, file);
-    const text = await readFile(path, "utf8");
-    const count = text.split(from).length - 1;
-    if (count !== 1) throw new Error(`${file} has this ${count} times, a mutation needs it once:\n${from}`);
-    await writeFile(
-      path,
-      text.replace(from, () => to),
-    );
-  }
-  return [process.execPath, join(folder, "src/main.ts")];
-}
 
 const only = process.argv[2];
 const chosen = MUTATIONS.filter(({ defect }) => only === undefined || defect.startsWith(only));

@@ -36,7 +36,7 @@ export interface Stage {
   hush(): Promise<boolean>;
   speakAgain(): void;
   /** Somebody else at the database, if there is one, who asks it after so many milliseconds. */
-  callWitness(afterMs: number, onBack: () => void): Witness | null;
+  callWitness(afterMs: number, onBack: (since: number) => void): Witness | null;
   /** Whose work an answer of these services waits for. */
   onTheWay(services: readonly Supervised[]): OnTheWay;
   serviceAt(pick: number): Supervised;
@@ -66,6 +66,8 @@ export interface StageOptions {
   /** Needed where the plan's store is MongoDB. */
   readonly database: Database | null;
   readonly stormClients: number;
+  /** For how long MongoDB may hang after a fault, all hangs together; a minute where it is left out. */
+  readonly databaseGivenUpMs?: number;
 }
 
 const ROOMS = ["the hall", "the garden"];
