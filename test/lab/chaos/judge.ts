@@ -12,7 +12,12 @@ export interface Histories {
 
 /** As a service tells them over HTTP. */
 export const historiesAt = (url: string): Histories => ({
-  room: (name) => readRoom(url, name),
+  async room(name) {
+    const response = await fetch(`${url}/rooms/${encodeURIComponent(name)}/messages?limit=1`);
+    if (!response.ok) throw new Error(`the history of ${name} answered ${response.status}`);
+    const { first_seq } = (await response.json()) as { first_seq: number };
+    return readRoom(url, name, first_seq - 1);
+  },
   async user(name) {
     const ids: string[] = [];
     let cursor = "";

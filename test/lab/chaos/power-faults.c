@@ -4,13 +4,16 @@
  * and the moment of its making, and outliving the process:
  *   KEY.image  what is on the disk for certain: the file as of the last good sync, in content and size
  *   KEY.lost   the pages that a failed sync took for written, as they were then, each in its place
- *   KEY.state  when the newest sync that counts began, and one byte for each page: 1 where KEY.lost has it
+ *   KEY.state  when the newest sync that counts began, the file's time of change after what was seen last, and one byte for
+ *              each page: 1 where KEY.lost has it
  *   names      one line (key, name) for each file of the database that the folder had at its own last good sync
  *
  * A sync compares the file with its image, so that it sees every writer, also one that makes system calls by itself. What
  * differs is unsynced. A good sync puts it into the image. A failed sync makes it count as clean: it stays readable, and no
- * later sync writes it until somebody writes the page again. That somebody wrote the very same bytes again is seen only
- * where it was done through the C library, as SQLite does it. Memory maps are not looked at. machine.ts makes the power fail.
+ * later sync writes it until somebody writes the page again. Which page that is, is seen where it is written through the C
+ * library, as SQLite does it. Where the file's time of change says that somebody wrote by bare system calls and no page has
+ * other bytes than before, the same bytes were written again: all that was lost of the file counts as unsynced once more.
+ * Memory maps are not looked at. machine.ts makes the power fail.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -30,7 +33,8 @@
 
 #define PATH_BYTES 512
 #define PAGE 4096
-#define STATE_BYTES 8
+#define STATE_BYTES 16
+#define CHANGED_AT 8
 /* A file of so many bytes is compared whole at each sync; of a larger one only the pages that this process has written,
    unless its time of change says that somebody else has written too. */
 #define SMALL_BYTES (64 * PAGE)
@@ -92,15 +96,14 @@ static void key_of(const struct statx *about, char *key, size_t bytes) {
            about->stx_btime.tv_nsec);
 }
 
-/* What this process knows of a file: when it last wrote each page, and the file's time of change after that. */
+/* What this process knows of a file: when it last wrote each page, and whether it has compared all of them. */
 struct known {
   char key[64];
-  int64_t changed;
+  int compared;
   int64_t *written;
   size_t pages;
 };
 static struct known files[FILES_MAX];
-#define UNKNOWN -1
 
 /* Of a file that was forgotten for a newer one nothing is known: it is compared whole. */
 static struct known *known_as(const char *key) {
@@ -109,7 +112,7 @@ static struct known *known_as(const char *key) {
     if (strcmp(file->key, key) == 0) return file;
   struct known *file = &files[next++ % FILES_MAX];
   free(file->written);
-  *file = (struct known){.changed = UNKNOWN};
+  *file = (struct known){0};
   strcpy(file->key, key);
   return file;
 }
@@ -171,7 +174,17 @@ static int is_lost(const struct disk *disk, size_t page) {
   char mark = 0;
   return pread(disk->state, &mark, 1, STATE_BYTES + page) == 1 && mark;
 }
+static int64_t seen_change(const struct disk *disk) {
+  int64_t seen = 0;
+  if (pread(disk->state, &seen, 8, CHANGED_AT) < 0) abort();
+  return seen;
+}
 static void mark(const struct disk *disk, size_t page, char lost) { put(disk->state, &lost, 1, STATE_BYTES + page); }
+
+/* The file was changed by this process, unless somebody else had changed it before, which the next sync must see. */
+static void saw_change(const struct disk *disk, int64_t changed_before) {
+  if (seen_change(disk) == changed_before) put(disk->state, &disk->changed, 8, CHANGED_AT);
+}
 
 /* This process wrote these bytes: whatever they are, the disk does not have them before the next good sync. */
 static void wrote(int fd, off_t at, size_t bytes, int64_t changed_before) {
@@ -181,7 +194,14 @@ static void wrote(int fd, off_t at, size_t bytes, int64_t changed_before) {
     stamp(disk.known, page, now());
     if (is_lost(&disk, page)) mark(&disk, page, 0);
   }
-  disk.known->changed = disk.known->changed == changed_before ? disk.changed : UNKNOWN;
+  saw_change(&disk, changed_before);
+  close_disk(&disk);
+}
+
+static void truncated(int fd, int64_t changed_before) {
+  struct disk disk;
+  if (!open_disk(fd, &disk)) return;
+  saw_change(&disk, changed_before);
   close_disk(&disk);
 }
 
@@ -222,10 +242,18 @@ static int look(struct unsynced *found, int fd) {
   int64_t applied = 0;
   if (pread(found->disk.state, &applied, 8, 0) < 0) abort();
   size_t pages = (found->disk.size + PAGE - 1) / PAGE;
-  int whole = found->disk.size <= SMALL_BYTES || known->changed != found->disk.changed;
+  int unseen = seen_change(&found->disk) != found->disk.changed;
+  int whole = found->disk.size <= SMALL_BYTES || unseen || !known->compared;
   for (size_t page = 0; page < pages; page++)
     if (whole || (page < known->pages && known->written[page] > applied)) look_at(found, fd, page);
-  known->changed = found->disk.changed;
+  if (unseen && found->count == 0)
+    for (size_t page = 0; page < pages; page++)
+      if (is_lost(&found->disk, page)) {
+        mark(&found->disk, page, 0);
+        look_at(found, fd, page);
+      }
+  known->compared = 1;
+  put(found->disk.state, &found->disk.changed, 8, CHANGED_AT);
   return 1;
 }
 
@@ -312,3 +340,19 @@ static ssize_t modelled_write(int fd, const void *data, size_t bytes, off_t at, 
 }
 ssize_t pwrite(int fd, const void *data, size_t bytes, off_t at) { return modelled_write(fd, data, bytes, at, "pwrite"); }
 ssize_t pwrite64(int fd, const void *data, size_t bytes, off_t at) { return modelled_write(fd, data, bytes, at, "pwrite64"); }
+
+/* A truncation is seen at the next sync, by the size; here only that it was no writer of bytes. */
+static int modelled_truncate(int fd, off_t bytes, const char *name) {
+  int (*real)(int, off_t) = (int (*)(int, off_t))dlsym(RTLD_NEXT, name);
+  if (!getenv("POWER_DISK")) return real(fd, bytes);
+  take_turn();
+  struct stat before = {0};
+  fstat(fd, &before);
+  int result = real(fd, bytes), number = errno;
+  if (result == 0) truncated(fd, changed_at(&before.st_mtim));
+  end_turn();
+  errno = number;
+  return result;
+}
+int ftruncate(int fd, off_t bytes) { return modelled_truncate(fd, bytes, "ftruncate"); }
+int ftruncate64(int fd, off_t bytes) { return modelled_truncate(fd, bytes, "ftruncate64"); }

@@ -116,6 +116,25 @@ test("a page that is written again after a failed sync is on the disk once a syn
   expect(await desk.pages()).toBe("aaba");
 });
 
+test("the same bytes written again by bare system calls count for all that was lost of the file", async () => {
+  await using desk = await openDesk();
+  await desk.python(`for n in range(100): w(n, "a")\nsync(); folder()`);
+  await desk.machine.setDisk("syncFails");
+  await desk.python(`w(1, "b"); w(2, "b"); sync()`);
+  await desk.machine.setDisk(null);
+  await desk.bun(`fs.fdatasyncSync(fd); w(1, "b"); w(2, "b"); fs.fdatasyncSync(fd)`);
+  await desk.machine.losePower(EVERYTHING);
+  expect((await desk.pages()).slice(0, 4)).toBe("abba");
+  // A cut is no such thing.
+  await desk.machine.setDisk("syncFails");
+  await desk.python(`w(1, "c"); sync()`);
+  await desk.machine.setDisk(null);
+  await desk.python(`os.ftruncate(fd, ${50 * PAGE}); sync()`);
+  await desk.machine.losePower(EVERYTHING);
+  const pages = await desk.pages();
+  expect([pages.slice(0, 4), pages.length]).toEqual(["abba", 50]);
+});
+
 test("what Bun writes by itself is unsynced before a sync, and on the disk after one", async () => {
   await using desk = await openDesk();
   await desk.python(`for n in range(200): w(n, "a")\nsync(); folder()`);

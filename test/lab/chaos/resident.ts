@@ -133,8 +133,12 @@ export function createResident(options: ResidentOptions): Resident {
     if (former !== null && place.lives < ledger.lives()) {
       if (ledger.joinedAgain(former.seen, joined))
         place.sighting = ledger.sight(name, place.room, joined.seq);
-    } else if (since !== undefined && joined.recovered !== true)
-      violated("missed", `${name} could not resume ${place.room} after ${since}: ${joined.reason}`);
+    } else if (since !== undefined && joined.recovered !== true) {
+      // What another program has removed is gone, and the room goes on behind it.
+      const isTruncated = ledger.mayGoOn() && joined.reason === "truncated" && since + 1 < joined.first_seq;
+      if (isTruncated) place.sighting = ledger.sight(name, place.room, joined.seq);
+      else violated("missed", `${name} could not resume ${place.room} after ${since}: ${joined.reason}`);
+    }
     place.lives = ledger.lives();
     place.sighting ??= ledger.sight(name, place.room, since ?? joined.seq);
     const { sighting } = place;

@@ -73,6 +73,9 @@ const powerFails = (signal: "SIGKILL" | "SIGTERM"): Fault => ({
 /** Acks that a doubt must not take with it. */
 const ACKS_AFTER = 30;
 const NOTICED_MS = 4_000;
+/** Enough for a commit to reach its sync, and for a start to reach its log. */
+const SYNC_BEGINS_MS = 60;
+const START_MS = 150;
 /** Acks that a backup lacks, and messages that are said at once when it has been put back. */
 const ACKS_LOST = 6;
 const BURST_AFTER = 160;
@@ -82,6 +85,16 @@ async function goOnAndLosePower(stage: Stage, service: Supervised, pick: number)
   await moreAcks(stage, ACKS_AFTER);
   await losePower(stage, service, pick);
   await service.restart();
+}
+
+/** Dies with a commit in its log that no sync has followed. */
+async function killInSync({ machine, ledger }: Stage, service: Supervised): Promise<void> {
+  await machine.setDisk("syncHangs");
+  ledger.gateDisk(true);
+  await Bun.sleep(SYNC_BEGINS_MS);
+  await service.kill("SIGKILL");
+  ledger.gateDisk(false);
+  await machine.setDisk(null);
 }
 
 /** Another hand changes the store's files while the service runs; once the service says so, it is started again. */
@@ -159,6 +172,32 @@ export const SQLITE_FAULTS = {
   // The process ends in order, and the power fails right after.
   powerFailsAfterEnd: powerFails("SIGTERM"),
 
+  // Killed with a sync under way; the power fails while the service starts again, and once more.
+  powerFailsAtStart: {
+    stores: SQLITE,
+    grounds: ["disk", "process"],
+    holdMs: [5, 120],
+    async begin(stage, { pick, holdMs }) {
+      const { machine, ledger } = stage;
+      const service = stage.serviceAt(pick);
+      await killInSync(stage, service);
+      if (pick % 2 === 0) {
+        // The start meets what a failed sync has left, too.
+        await machine.setDisk("syncFails");
+        await stage.beginsToStart(START_MS);
+        await machine.setDisk(null);
+      }
+      let images = 0;
+      for (const forMs of [holdMs, START_MS]) {
+        await stage.beginsToStart(forMs);
+        const lost = await machine.losePower(lossOf(pick));
+        ledger.lost(lost.taken);
+        images += lost.images;
+      }
+      return { felt: () => images > 0, end: () => service.restart() };
+    },
+  },
+
   diskFull: disk("full"),
   diskTorn: disk("torn"),
   diskReadOnly: disk("readOnly"),
@@ -199,14 +238,10 @@ export const SQLITE_FAULTS = {
     grounds: ["disk", "process"],
     holdMs: [300, 1_000],
     async begin(stage, { pick }) {
-      const { machine, ledger } = stage;
+      const { machine } = stage;
       const service = stage.serviceAt(pick);
       stage.countGroundFault(1);
-      await machine.setDisk("syncHangs");
-      ledger.gateDisk(true);
-      await Bun.sleep(SYNC_BEGINS_MS);
-      await service.kill("SIGKILL");
-      ledger.gateDisk(false);
+      await killInSync(stage, service);
       await machine.setDisk(pick % 5 === 0 ? "writeError" : "syncFails");
       const before = service.failedStarts();
       const back = service.restart();
@@ -257,6 +292,3 @@ export const SQLITE_FAULTS = {
 
   backupPutBack,
 } as const satisfies Record<string, Fault>;
-
-/** Enough for a commit to reach its sync. */
-const SYNC_BEGINS_MS = 60;

@@ -32,6 +32,8 @@ export interface Stage {
   storePath(): string;
   /** Starts another process of the service on this machine. Resolves with whether it was refused; it is ended if it was not. */
   isRefused(env: Readonly<Record<string, string>>): Promise<boolean>;
+  /** Starts a process of the service, where none runs, and kills it after so long. */
+  beginsToStart(forMs: number): Promise<void>;
   /** Nobody says anything new until `speakAgain`. Resolves with whether all was answered and everybody was shown all of it. */
   hush(): Promise<boolean>;
   speakAgain(): void;
@@ -175,6 +177,12 @@ export async function openStage(plan: Plan, options: StageOptions): Promise<Stag
       if (isIn)
         ledger.violated("let in", `a second process on the store of the first, as ${own.SQLITE_PATH}`);
       return !isIn;
+    },
+    async beginsToStart(forMs) {
+      const { child, exited } = spawnProgram({ command, env });
+      await Bun.sleep(forMs);
+      child.kill("SIGKILL");
+      await exited;
     },
     async hush() {
       const answered = await Promise.all(speakers.map((speaker) => speaker.pause()));
