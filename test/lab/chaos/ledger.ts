@@ -19,7 +19,7 @@ export type ViolationKind =
   | "wrong answer"
   | "unanswered"
   | "untold" // a member of an earlier life of the store was let in without a word
-  | "let in" // a second process was let in to the store of another
+  | "let in" // a process came up on a store that it must not serve
   | "cut off" // the service closed a connection that it had no reason to close
   | "slow to recover"
   | "stuck"

@@ -128,7 +128,8 @@ const secondProcess = (name: (path: string, folder: string) => Promise<string>):
     const path = stage.storePath();
     const folder = join(dirname(path), "second");
     await mkdir(folder);
-    const refused = await stage.isRefused({ SQLITE_PATH: await name(path, folder) });
+    const other = await name(path, folder);
+    const refused = await stage.isRefused({ SQLITE_PATH: other }, `a second process, by the name ${other}`);
     await rm(folder, { recursive: true });
     return { felt: () => refused, end() {} };
   },
@@ -166,12 +167,58 @@ const backupPutBack: Fault = {
   },
 };
 
+/** The same, but the service was killed, and its log still lies beside the copy: it belongs to a newer state of the file. */
+const logLeftBeside: Fault = {
+  stores: SQLITE,
+  grounds: ["disk", "process"],
+  holdMs: [0, 100],
+  async begin(stage, { pick }) {
+    const { ledger, machine } = stage;
+    const service = stage.serviceAt(pick);
+    const path = stage.storePath();
+    await service.kill("SIGTERM");
+    await copyFile(path, `${path}-copy`);
+    const backup = ledger.backUp();
+    // The log is one of a later state of the file only after the file got another one whole.
+    for (const signal of ["SIGTERM", "SIGKILL"] as const) {
+      await service.restart();
+      await moreAcks(stage, ACKS_LOST);
+      if (signal === "SIGKILL" && !(await stage.hush())) {
+        await rm(`${path}-copy`);
+        return { felt: () => true, end: () => stage.speakAgain() };
+      }
+      await service.kill(signal);
+    }
+    await rename(`${path}-copy`, path);
+    await machine.settleDisk();
+    const refused = await stage.isRefused({}, "a start on a backup beside the log of a newer state");
+    for (const suffix of ["-wal", "-shm"]) await rm(`${path}${suffix}`, { force: true });
+    await machine.settleDisk();
+    ledger.putBack(backup);
+    await service.restart();
+    stage.speakAgain();
+    return { felt: () => refused, end() {} };
+  },
+};
+
 export const SQLITE_FAULTS = {
   // The process dies, and with it any part of what the disk had not synced.
   powerFails: powerFails("SIGKILL"),
   // The process ends in order, and the power fails right after.
   powerFailsAfterEnd: powerFails("SIGTERM"),
 
+  // Killed with a sync under way, and the power fails at once.
+  powerFailsInSync: {
+    stores: SQLITE,
+    grounds: ["disk", "process"],
+    holdMs: [0, 200],
+    async begin(stage, { pick }) {
+      const service = stage.serviceAt(pick);
+      await killInSync(stage, service);
+      const known = await losePower(stage, service, pick);
+      return { felt: () => known, end: () => service.restart() };
+    },
+  },
   // Killed with a sync under way; the power fails while the service starts again, and once more.
   powerFailsAtStart: {
     stores: SQLITE,
@@ -291,4 +338,5 @@ export const SQLITE_FAULTS = {
   }),
 
   backupPutBack,
+  logLeftBeside,
 } as const satisfies Record<string, Fault>;

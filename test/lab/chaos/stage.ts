@@ -30,8 +30,8 @@ export interface Stage {
   databaseName(): string;
   /** The file of the embedded store. */
   storePath(): string;
-  /** Starts another process of the service on this machine. Resolves with whether it was refused; it is ended if it was not. */
-  isRefused(env: Readonly<Record<string, string>>): Promise<boolean>;
+  /** Starts a process of the service that must not come up. Resolves with whether it was refused; else it is killed. */
+  isRefused(env: Readonly<Record<string, string>>, what: string): Promise<boolean>;
   /** Starts a process of the service, where none runs, and kills it after so long. */
   beginsToStart(forMs: number): Promise<void>;
   /** Nobody says anything new until `speakAgain`. Resolves with whether all was answered and everybody was shown all of it. */
@@ -165,7 +165,7 @@ export async function openStage(plan: Plan, options: StageOptions): Promise<Stag
     },
     databaseName: () => databaseName,
     storePath: () => env.SQLITE_PATH ?? "",
-    async isRefused(own) {
+    async isRefused(own, what) {
       const other = spawnProgram({ command, env: { ...env, ...own } });
       const began = other.line(/"event":"listening"/).then(
         () => true,
@@ -174,8 +174,7 @@ export async function openStage(plan: Plan, options: StageOptions): Promise<Stag
       const isIn = await Promise.race([began, other.exited.then(() => false)]);
       other.child.kill("SIGKILL");
       await other.exited;
-      if (isIn)
-        ledger.violated("let in", `a second process on the store of the first, as ${own.SQLITE_PATH}`);
+      if (isIn) ledger.violated("let in", what);
       return !isIn;
     },
     async beginsToStart(forMs) {

@@ -51,8 +51,10 @@ export async function supervise(options: SupervisedOptions): Promise<Supervised>
   let turn: Promise<void> = Promise.resolve();
 
   const inTurn = (work: () => Promise<void>): Promise<void> => {
-    turn = turn.then(work);
-    return turn;
+    const mine = turn.then(work);
+    // One that failed is its caller's to hear of: the next one, be it only the end, has its turn all the same.
+    turn = mine.catch(() => {});
+    return mine;
   };
 
   async function start(): Promise<void> {
