@@ -16,7 +16,7 @@ const REASONS = [
   "slow_client_disconnected",
   "engine_abuse_closed",
   "delivery_failed",
-  "room_life_changed",
+  "room_epoch_changed",
   "room_gap_gone",
 ];
 

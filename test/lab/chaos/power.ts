@@ -5,7 +5,8 @@ import { join } from "node:path";
 
 /** Decides, for each thing that no good sync followed, whether the power failure takes it back. */
 export interface Loss {
-  page(): boolean;
+  /** @param index its place among the `of` pages of its file that are unsynced, by their places in the file */
+  page(index: number, of: number): boolean;
   /** A file's size, where it was changed: cut, or made longer. */
   size(): boolean;
   /** A file that was made, renamed or removed: its name is then as the folder's last good sync left it. */
@@ -78,13 +79,13 @@ function leftOf(now: Buffer, image: Buffer, loss: Loss, takes: (isTaken: boolean
   // What was never written reads as zeros.
   const [newer, older] = [now, image].map((one) => Buffer.concat([one], bytes)) as [Buffer, Buffer];
   const left = Buffer.from(older);
-  for (let at = 0; at < bytes; at += PAGE_BYTES) {
-    const end = Math.min(bytes, at + PAGE_BYTES);
-    const isSame = newer.compare(older, at, end, at, end) === 0;
-    // Behind the end of a file that was cut there is nothing newer: the size decides.
-    if (isSame || at >= now.length || takes(loss.page())) continue;
-    newer.copy(left, at, at, end);
-  }
+  const endOf = (at: number) => Math.min(bytes, at + PAGE_BYTES);
+  const unsynced: number[] = [];
+  // Behind the end of a file that was cut there is nothing newer: the size decides.
+  for (let at = 0; at < now.length; at += PAGE_BYTES)
+    if (newer.compare(older, at, endOf(at), at, endOf(at)) !== 0) unsynced.push(at);
+  for (const [index, at] of unsynced.entries())
+    if (!takes(loss.page(index, unsynced.length))) newer.copy(left, at, at, endOf(at));
   const isCut = now.length !== image.length && takes(loss.size());
   return left.subarray(0, isCut ? image.length : now.length);
 }

@@ -37,12 +37,22 @@ const disk = (how: DiskFault, holdMs: readonly [number, number] = [300, 1_500]):
   },
 });
 
-/** All that no good sync followed, or any part of it; every third time the names of files too. */
+/**
+ * Of what no good sync followed: all of it, the first part of each file, the last part, or each page by chance; every third
+ * time the names of files too.
+ */
 function lossOf(pick: number): Loss {
   const chance = createChance(pick);
-  const tenths = pick % 2 === 0 ? 10 : chance.whole(1, 9);
-  const takes = () => chance.whole(1, 10) <= tenths;
-  return { page: takes, size: takes, name: pick % 3 === 0 ? takes : () => false };
+  const tenths = chance.whole(1, 9);
+  const all = () => true;
+  const byChance = () => chance.whole(1, 10) <= tenths;
+  const [page, rest] = [
+    [all, all],
+    [(index: number, of: number) => index < (of * tenths) / 10, byChance],
+    [(index: number, of: number) => index >= (of * tenths) / 10, byChance],
+    [byChance, byChance],
+  ][pick % 4] as [Loss["page"], () => boolean];
+  return { page, size: rest, name: pick % 3 === 0 ? rest : () => false };
 }
 
 /** Ends the service as the signal does and takes the power away. Resolves with whether the disk knew the store's files. */
