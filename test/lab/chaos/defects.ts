@@ -197,8 +197,8 @@ export const MUTATIONS: readonly Mutation[] = [
     edits: [
       {
         file: "src/repository/sqlite/recovery.ts",
-        from: "  if (!(Number(statSync(log, { throwIfNoEntry: false })?.size) > 0)) return;\n",
-        to: '  if (log !== "") return;\n',
+        from: "}: Recovery): void {\n",
+        to: '}: Recovery): void {\n  if (path !== "") return;\n',
       },
     ],
     faults: ["doubtOutlived", "startFails", "doubtOutlived"],
@@ -210,8 +210,12 @@ export const MUTATIONS: readonly Mutation[] = [
     edits: [
       {
         file: "src/repository/sqlite/recovery.ts",
-        from: "  const file = readFileAlone(path, descriptor);\n",
-        to: '  withFile(log, "r+", fsyncSync);\n  fdatasyncSync(descriptor);\n  if (log !== "") return;\n  const file = readFileAlone(path, descriptor);\n',
+        from: "}: Recovery): void {\n",
+        to: `}: Recovery): void {
+  withFile(\`\${path}-wal\`, "r+", fsyncSync);
+  fdatasyncSync(descriptor);
+  if (path !== "") return;
+`,
       },
     ],
     faults: ["doubtOutlived", "startFails", "doubtOutlived"],
@@ -261,12 +265,12 @@ export const MUTATIONS: readonly Mutation[] = [
     store: "sqlite",
     edits: [
       {
-        file: "src/repository/sqlite/lock.ts",
+        file: "src/repository/sqlite/hold.ts",
         from: "    if (!lockFile(descriptor)) throw",
         to: '    if (String(path).endsWith(".lock") && !lockFile(descriptor)) throw',
       },
       {
-        file: "src/repository/sqlite/lock.ts",
+        file: "src/repository/sqlite/hold.ts",
         from: "    if (nlink > 1)\n",
         to: "    if (nlink > 9)\n",
       },
@@ -299,6 +303,24 @@ export const MUTATIONS: readonly Mutation[] = [
     ],
     faults: ["logLeftBeside"],
     caughtAs: ["let in", "ended"],
+  },
+  {
+    defect: "any epoch will do: a feed delivers the entries of another epoch than its members joined",
+    store: "mongodb",
+    edits: [
+      {
+        file: "src/chat/feeds.ts",
+        from: "    if (feed.epoch !== null && feed.epoch !== epoch) {\n      doubtful.set(",
+        to: "    if (feed.epoch !== null && feed.epoch !== epoch && messages.length < 0) {\n      doubtful.set(",
+      },
+      {
+        file: "src/chat/feeds.ts",
+        from: "    if (feed.epoch !== epoch) return forget(feed);\n",
+        to: "",
+      },
+    ],
+    faults: ["collectionDropped", "collectionPutBack", "databaseDropped"],
+    caughtAs: ["untold"],
   },
   {
     defect: "slow to believe: a MongoDB that answers again is used only 1.8 s later",
