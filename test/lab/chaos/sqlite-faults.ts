@@ -177,7 +177,36 @@ const backupPutBack: Fault = {
   },
 };
 
-/** The same, but the service was killed, and its log still lies beside the copy: it belongs to a newer state of the file. */
+/** An operator has the service's own commands write a backup under load and put it back; the power may fail right after. */
+const restored: Fault = {
+  stores: SQLITE,
+  grounds: ["disk", "process"],
+  holdMs: [0, 200],
+  async begin(stage, { pick }) {
+    const { ledger, machine } = stage;
+    const service = stage.serviceAt(pick);
+    const file = join(dirname(stage.storePath()), "backup.db");
+    // What is acked from here on may be in it or not.
+    const backup = ledger.backUp();
+    await stage.runCommand("backup", file);
+    await moreAcks(stage, ACKS_LOST);
+    const isAtRest = await stage.hush();
+    await service.kill(pick % 2 === 0 ? "SIGTERM" : "SIGKILL");
+    if (isAtRest) {
+      await stage.runCommand("restore", file);
+      ledger.putBack(backup);
+      if (pick % 4 < 2) ledger.lost((await machine.losePower(lossOf(pick))).taken);
+    }
+    await rm(file);
+    const told = ledger.told();
+    await service.restart();
+    stage.burst(BURST_AFTER, 100);
+    stage.speakAgain();
+    return { felt: () => !isAtRest || ledger.told() > told, end() {} };
+  },
+};
+
+/** A copy is put back, but the service was killed, and its log still lies beside the copy: it belongs to a newer state of the file. */
 const logLeftBeside: Fault = {
   stores: SQLITE,
   grounds: ["disk", "process"],
@@ -348,5 +377,6 @@ export const SQLITE_FAULTS = {
   }),
 
   backupPutBack,
+  restored,
   logLeftBeside,
 } as const satisfies Record<string, Fault>;

@@ -34,6 +34,8 @@ export interface Stage {
   isRefused(env: Readonly<Record<string, string>>, what: string): Promise<boolean>;
   /** Starts a process of the service, where none runs, and kills it after so long. */
   beginsToStart(forMs: number): Promise<void>;
+  /** Has the program's command line do this on this machine; rejects when it fails. */
+  runCommand(...args: readonly string[]): Promise<void>;
   /** Nobody says anything new until `speakAgain`. Resolves with whether all was answered and everybody was shown all of it. */
   hush(): Promise<boolean>;
   speakAgain(): void;
@@ -182,6 +184,11 @@ export async function openStage(plan: Plan, options: StageOptions): Promise<Stag
       await Bun.sleep(forMs);
       child.kill("SIGKILL");
       await exited;
+    },
+    async runCommand(...args) {
+      const line = command.map((word) => word.replace(/main\.ts$/, "cli.ts"));
+      const { exited, errors } = spawnProgram({ command: [...line, ...args], env });
+      if ((await exited) !== 0) throw new Error(`${args.join(" ")} failed: ${errors()}`);
     },
     async hush() {
       const answered = await Promise.all(speakers.map((speaker) => speaker.pause()));
