@@ -11,7 +11,7 @@ export interface Round {
   readonly to: number;
 }
 
-/** With these the service says why it lets somebody go. */
+/** With these events the service says why it closes a connection. */
 const REASONS = [
   "slow_client_disconnected",
   "engine_abuse_closed",

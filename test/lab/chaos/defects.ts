@@ -153,7 +153,7 @@ export const MUTATIONS: readonly Mutation[] = [
     caughtAs: ["cut off"],
   },
   {
-    defect: "internal: what the store's failure should be called is nobody's business",
+    defect: "internal: a failure of the store is called a fault of the service",
     store: "sqlite",
     edits: [
       {
@@ -349,7 +349,7 @@ export const MUTATIONS: readonly Mutation[] = [
     caughtAs: ["not felt"],
   },
   {
-    defect: "un-awaited store error: the insert is begun and its failure is nobody's",
+    defect: "un-awaited store error: the insert is begun and its failure is not looked at",
     store: "mongodb",
     edits: [
       {

@@ -1,4 +1,4 @@
-/** What a fault is, and how it is known that somebody felt one. */
+/** What a fault is, and how the harness knows that it was felt. */
 
 import type { Stage } from "./stage.ts";
 
@@ -8,7 +8,7 @@ export const BOTH: readonly StoreKind[] = ["sqlite", "mongodb"];
 
 /** A fault that has begun. */
 export interface Course {
-  /** Whether somebody other than the harness has noticed it, or it has kept from happening what happens otherwise. */
+  /** Whether it had an effect outside the harness: the service said so, a client was hit, or an ack did not come. */
   felt(): boolean;
   /** Ends it; resolves once what it broke is whole again. */
   end(): Promise<void> | void;
@@ -41,7 +41,7 @@ export function hears({ services }: Stage, ...events: readonly string[]): () => 
   return () => count() > before;
 }
 
-/** From now on, whether somebody loses a connection. */
+/** From now on, whether a client loses a connection. */
 export function breaks({ ledger }: Stage): () => boolean {
   const before = ledger.breaks.length;
   return () => ledger.breaks.length > before;

@@ -33,7 +33,7 @@ export const historiesAt = (url: string): Histories => ({
 });
 
 /**
- * @param isAtRest everybody has finished and was shown everything; where not, what came meanwhile is nobody's fault
+ * @param isAtRest everybody has finished and was shown everything; where not, what came meanwhile is not judged
  */
 export async function judge(
   ledger: Ledger,
@@ -50,7 +50,7 @@ export async function judge(
     const history = await told.room(room);
     histories.set(room, history);
     // A room that was emptied by another program may go on with its numbers.
-    const first = ledger.lives() === 0 ? 1 : (history[0]?.seq ?? 1);
+    const first = ledger.resets() === 0 ? 1 : (history[0]?.seq ?? 1);
     for (const [index, message] of history.entries()) {
       if (message.seq !== first + index)
         violated("hole", `${room} has ${message.seq} at place ${first + index}`);
@@ -78,9 +78,9 @@ export async function judge(
     }
   }
 
-  for (const { member, room, start, shown, lives, isOver } of sightings) {
+  for (const { member, room, start, shown, resets, isOver } of sightings) {
     const first = histories.get(room)?.[0]?.seq ?? Number.POSITIVE_INFINITY;
-    if (isAtRest && !isOver && lives < ledger.lives() && (first <= start || !ledger.mayGoOn()))
+    if (isAtRest && !isOver && resets < ledger.resets() && (first <= start || !ledger.mayGoOn()))
       violated(
         "untold",
         `${member} was at ${start} in ${room}, and not told that it begins at ${first} again`,

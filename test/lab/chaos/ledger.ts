@@ -18,7 +18,7 @@ export type ViolationKind =
   | "refused yet stored"
   | "wrong answer"
   | "unanswered"
-  | "untold" // a member of an earlier life of the store was let in without a word
+  | "untold" // a member from before a reset of the store was let in, or shown something, without being told
   | "let in" // a process came up on a store that it must not serve
   | "cut off" // the service closed a connection that it had no reason to close
   | "slow to recover"
@@ -31,7 +31,7 @@ export interface Violation {
   readonly what: string;
 }
 
-/** One message that somebody wants to say. */
+/** One message that a speaker wants to say. */
 export interface Said {
   readonly room: string;
   readonly userId: string;
@@ -60,14 +60,14 @@ export type Answer =
   | { readonly kind: "ahead" }
   | { readonly kind: "broken" };
 
-/** A connection that ended, and nobody on this side had ended it. */
+/** A connection that was not ended from this side. */
 export interface Break {
   readonly who: string;
   readonly why: string;
   readonly at: number;
 }
 
-/** The service's clock can be as far away from ours when nobody has set it. */
+/** The service's clock can be as far away from ours when no fault has set it. */
 const CLOCK_AWAY_MS = 30 * 60_000;
 
 /** What is compared of a message, in one line. */
@@ -86,8 +86,8 @@ export interface Sightings {
   readonly room: string;
   start: number;
   shown: string[];
-  /** In how manieth life of the store it began. */
-  readonly lives: number;
+  /** How often the store had been reset when it began. */
+  readonly resets: number;
   /** The member was told that the store is another: nothing more is to come. */
   isOver: boolean;
   readonly last: number;
@@ -116,8 +116,8 @@ export function createLedger(watch: Watch) {
   let newestAckedAt = Number.NEGATIVE_INFINITY;
   let strangeTimes = 0;
   const breaks: Break[] = [];
-  /** How often hands other than the service's have changed what the store holds, and how often a member was told so. */
-  let [lives, told] = [0, 0];
+  /** How often an operator or another program has changed what the store holds, and how often a member was told so. */
+  let [resets, told] = [0, 0];
   let mayGoOn = false;
   /** The last things that happened to each member, oldest first. */
   const trails = new Map<string, string[]>();
@@ -134,7 +134,7 @@ export function createLedger(watch: Watch) {
     watch.changed();
   };
 
-  /** Somebody was refused something, rightly or not: it must be as the contract says. */
+  /** A client was refused something, rightly or not: the refusal must be as the contract says. */
   const refused = (what: string, refusal: Refusal) => {
     const fault = faultOfRefusal(refusal);
     if (fault !== undefined) violated("wrong answer", `${what} was refused with ${refusal.code}: ${fault}`);
@@ -189,11 +189,11 @@ export function createLedger(watch: Watch) {
     }),
     /**
      * The store holds what the copy has, or nothing where there is none. What was acked since then is gone by an operator's
-     * hand, as if it had never been acked, and members of the life before must be told when they come back.
-     * @param goOn the rooms may go on with their numbers, and then nobody need be told
+     * hand, as if it had never been acked, and members from before must be told when they come back.
+     * @param goOn the rooms may go on with their numbers, and then no member need be told
      */
     putBack(backup: Backup | null, goOn = false): void {
-      lives += 1;
+      resets += 1;
       mayGoOn = goOn;
       for (const entry of said.values()) {
         if (entry.acked === null || backup?.acked.has(entry.text)) continue;
@@ -206,14 +206,14 @@ export function createLedger(watch: Watch) {
       }
       emissions.clear();
     },
-    /** How often the store's content was changed by other hands. */
-    lives: () => lives,
+    /** How often an operator or another program has changed what the store holds. */
+    resets: () => resets,
     /** Whether a member need not be told of the last time, where its rooms go on with their numbers. */
     mayGoOn: () => mayGoOn,
     /** How often a member that had been there before was told of it. */
     told: () => told,
     /**
-     * A member of an earlier life has joined again, having been shown everything up to `since`.
+     * A member from before the last reset has joined again.
      * @returns whether it begins anew; where not, its sighting goes on
      */
     joinedAgain(
@@ -292,7 +292,7 @@ export function createLedger(watch: Watch) {
     /** A member that begins to be shown a room. */
     sight(member: string, room: string, start: number) {
       const seen: Sightings & { last: number } = {
-        ...{ member, room, start, shown: [], lives, isOver: false, last: start },
+        ...{ member, room, start, shown: [], resets, isOver: false, last: start },
       };
       sightings.push(seen);
       return {
@@ -302,10 +302,10 @@ export function createLedger(watch: Watch) {
           const seq = message.seq ?? 0;
           note(member, `${seq} of ${room} ${way}`);
           const trail = () => `; its trail: ${trails.get(member)?.join(", ")}`;
-          if (seen.lives < lives && !mayGoOn)
+          if (seen.resets < resets && !mayGoOn)
             violated(
               "untold",
-              `${member} was shown ${seq} of ${room}, which is of another life of the store${trail()}`,
+              `${member} was shown ${seq} of ${room}, which is of another epoch than it joined${trail()}`,
             );
           else if (seq > seen.last + 1)
             violated("hole", `${member} was shown ${seq} after ${seen.last} in ${room}${trail()}`);

@@ -1,4 +1,4 @@
-/** Faults of MongoDB: a server that dies, stalls or fails at each step of an append, and hands other than ours in its data. */
+/** Faults of MongoDB: a server that dies, stalls or fails at each step of an append, and other programs that change its data. */
 
 import type { Collection, Db } from "mongodb";
 import type { FailCommand } from "./database.ts";
@@ -26,7 +26,7 @@ const DUPLICATE_KEY = 11_000;
 
 const ACKS_BEFORE = 30;
 
-interface Hand {
+interface Meddler {
   /** What is kept of the data before more is said; what it keeps comes back. */
   readonly keeps: boolean;
   /** Whether rooms may go on with their numbers, so that members need not be told. */
@@ -34,8 +34,8 @@ interface Hand {
   act(messages: Collection, db: Db, kept: readonly { _id: unknown }[]): Promise<unknown>;
 }
 
-/** Another program changes the data under members that are connected, while nobody speaks. */
-const meddling = ({ keeps, mayGoOn, act }: Hand): Fault => ({
+/** Another program changes the data under members that are connected, while no speaker speaks. */
+const meddling = ({ keeps, mayGoOn, act }: Meddler): Fault => ({
   stores: MONGODB,
   grounds: ["database", "process"],
   holdMs: [0, 200],

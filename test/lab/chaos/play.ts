@@ -31,7 +31,7 @@ export interface Outcome {
 /** Acks that must come while nothing is at fault. */
 const PROGRESS_MS = 20_000;
 const HEALTH_MS = 1_000;
-/** For so long a fault alone goes on until somebody feels it. */
+/** For so long a fault alone goes on until it is felt. */
 const FELT_MS = 10_000;
 const FELT_LOOK_MS = 20;
 
@@ -188,7 +188,7 @@ function watchHealth({ services, ledger, watch, onTheWay }: Stage) {
     const { url, generation, isUp } = service;
     while (!ended) {
       const life = generation();
-      // It asks nobody else.
+      // It waits for no stand-in.
       const over = beginStretch({ ...onTheWay([service]), standIns: [] });
       const round = { from: performance.now(), to: Number.POSITIVE_INFINITY };
       rounds.push(round);

@@ -10,8 +10,8 @@
  *
  * A sync compares the file with its image, so that it sees every writer, also one that makes system calls by itself. What
  * differs is unsynced. A good sync puts it into the image. A failed sync makes it count as clean: it stays readable, and no
- * later sync writes it until somebody writes the page again. Which page that is, is seen where it is written through the C
- * library, as SQLite does it. Where the file's time of change says that somebody wrote by bare system calls and no page has
+ * later sync writes it until the page is written again. Which page is written is seen where it is done through the C
+ * library, as SQLite does it. Where the file's time of change says that there were writes by bare system calls, and no page has
  * other bytes than before, the same bytes were written again: all that was lost of the file counts as unsynced once more.
  * Memory maps are not looked at. machine.ts makes the power fail.
  */
@@ -36,7 +36,7 @@
 #define STATE_BYTES 16
 #define CHANGED_AT 8
 /* A file of so many bytes is compared whole at each sync; of a larger one only the pages that this process has written,
-   unless its time of change says that somebody else has written too. */
+   unless its time of change says that there were other writes. */
 #define SMALL_BYTES (64 * PAGE)
 #define FILES_MAX 64
 
@@ -181,7 +181,7 @@ static int64_t seen_change(const struct disk *disk) {
 }
 static void mark(const struct disk *disk, size_t page, char lost) { put(disk->state, &lost, 1, STATE_BYTES + page); }
 
-/* The file was changed by this process, unless somebody else had changed it before, which the next sync must see. */
+/* This process changed the file. An unseen change before that stays to be noticed by the next sync. */
 static void saw_change(const struct disk *disk, int64_t changed_before) {
   if (seen_change(disk) == changed_before) put(disk->state, &disk->changed, 8, CHANGED_AT);
 }
@@ -274,7 +274,7 @@ static void settle(struct unsynced *found, int good) {
   if (good) put(disk->state, &found->began, 8, 0);
 }
 
-/* Whoever syncs the folder of the database makes the names in it durable. POWER_DISK is a folder in it. */
+/* A sync of the database's folder makes the names in it durable. POWER_DISK is a folder in it. */
 static void settle_names(int fd) {
   const char *keep = getenv("POWER_DISK");
   char path[PATH_BYTES], name[PATH_BYTES], key[64];

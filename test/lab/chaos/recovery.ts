@@ -1,4 +1,4 @@
-/** How soon a service answers again after a fault: in its own time, and not in that of a database which answers nobody. */
+/** How soon a service answers again after a fault: in its own time, without that in which the database answers no client. */
 
 import { beginStretch, type Stretch } from "./cores.ts";
 import { httpVoice } from "./speaker.ts";
@@ -6,7 +6,7 @@ import type { Stage } from "./stage.ts";
 
 /** From the end of a group's last fault to the first message acked by every service, less what the database was away. */
 export interface Recovery extends Stretch {
-  /** For how long of that the database answered nobody, the witness neither, though its fault had ended. */
+  /** For how long of that the database did not answer the witness either, though its fault had ended. */
   readonly databaseAwayMs: number;
 }
 
@@ -14,7 +14,7 @@ export interface Recovery extends Stretch {
 export const RECOVERY_MS = 1_000;
 /** By the clock, however busy the machine is: a service that is not back by then is stuck. */
 const RECOVERY_GIVEN_UP_MS = 8_000;
-/** A database that answers nobody for so long, over all its hangs together, is stuck itself, and the run is worth nothing. */
+/** A database that hangs for so long, over all its hangs together, is stuck itself, and the run is worth nothing. */
 const DATABASE_GIVEN_UP_MS = 60_000;
 /** Most recoveries take less; a witness would only stand in line before the service. What it has not seen is not excused. */
 const WITNESS_AFTER_MS = 500;

@@ -1,4 +1,4 @@
-/** A member that lives in its rooms through every fault: a stock client that resumes after each break, and may speak. */
+/** A member that resets in its rooms through every fault: a stock client that resumes after each break, and may speak. */
 
 import { io, type Socket } from "socket.io-client";
 import type { JoinAnswer, SendAnswer, WireMessage } from "../../fixture/member.ts";
@@ -57,8 +57,8 @@ interface Place {
   readonly room: string;
   sighting: ReturnType<Ledger["sight"]> | null;
   epoch: string | undefined;
-  /** How often the store was changed by other hands before it was let in last. */
-  lives: number;
+  /** How often the store had been reset when it was let in last. */
+  resets: number;
   /** Tries to join that were refused since it was let in. */
   refused: number;
   /** Let in on the present connection. */
@@ -83,7 +83,7 @@ export function createResident(options: ResidentOptions): Resident {
         room,
         sighting: null,
         epoch: undefined,
-        lives: 0,
+        resets: 0,
         refused: 0,
         isIn: false,
         waiting: null,
@@ -100,7 +100,7 @@ export function createResident(options: ResidentOptions): Resident {
     const connection = socket.id;
     const since = place.sighting === null ? (from === "beginning" ? 0 : undefined) : place.sighting.seen.last;
     const payload = { room: place.room, user_id: name, since, epoch: place.epoch };
-    const lives = ledger.lives();
+    const resets = ledger.resets();
     ledger.note(name, `asks for ${place.room} after ${since} on ${connection}`);
     socket
       .timeout(answerMs())
@@ -111,8 +111,8 @@ export function createResident(options: ResidentOptions): Resident {
           ledger.note(name, `${place.room} answered on ${socket.id}: ${error ?? summaryOf(answer)}`);
           if (!isSame(connection)) return;
           if (error !== null) violated("unanswered", `${name} got no answer to its join of ${place.room}`);
-          // The store was changed while it asked: nobody can say of which life the answer is.
-          else if (ledger.lives() !== lives) drop();
+          // The store was reset while it asked: the answer may be from before or from after.
+          else if (ledger.resets() !== resets) drop();
           else if (answer.ok) enter(place, since, answer);
           else {
             ledger.refused(`${name} at the door of ${place.room}`, refusalOf(answer.error));
@@ -130,7 +130,7 @@ export function createResident(options: ResidentOptions): Resident {
     place.epoch = joined.epoch;
     place.refused = 0;
     const former = place.sighting;
-    if (former !== null && place.lives < ledger.lives()) {
+    if (former !== null && place.resets < ledger.resets()) {
       if (ledger.joinedAgain(former.seen, joined))
         place.sighting = ledger.sight(name, place.room, joined.seq);
     } else if (since !== undefined && joined.recovered !== true) {
@@ -139,7 +139,7 @@ export function createResident(options: ResidentOptions): Resident {
       if (isTruncated) place.sighting = ledger.sight(name, place.room, joined.seq);
       else violated("missed", `${name} could not resume ${place.room} after ${since}: ${joined.reason}`);
     }
-    place.lives = ledger.lives();
+    place.resets = ledger.resets();
     place.sighting ??= ledger.sight(name, place.room, since ?? joined.seq);
     const { sighting } = place;
     for (const message of joined.messages ?? []) sighting.show(message, "replayed");

@@ -1,4 +1,4 @@
-/** Who speaks through every fault: says its messages again with the same name until it is answered, by event or by POST. */
+/** A speaker: says each message again with the same name until it is answered, through every fault, by event or by POST. */
 
 import { LIMITS } from "../../../src/limits.ts";
 import type { WireMessage } from "../../fixture/member.ts";
@@ -164,7 +164,7 @@ export function createSpeaker(options: SpeakerOptions): Speaker {
     while (!isFinishing) {
       await paused?.promise;
       const known = chance.onceIn(15) ? acked.at(-chance.whole(1, 40)) : undefined;
-      // Now and then somebody who was answered asks again, as one whose answer was lost would.
+      // Now and then a message that was acked is sent again, as after an answer that was lost.
       if (known !== undefined && known.acked !== null) await repeat(known);
       else await tell(chance.onceIn(30) ? poison() : draft(chance.whole(30, 600)));
       await Bun.sleep(paceMs());

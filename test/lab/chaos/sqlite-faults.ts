@@ -86,6 +86,8 @@ const NOTICED_MS = 4_000;
 /** Enough for a commit to reach its sync, and for a start to reach its log. */
 const SYNC_BEGINS_MS = 60;
 const START_MS = 150;
+/** Where the service looks by itself and not for a send, it saves as soon as it tries again. */
+const SAVED_MS = 300;
 /** Acks that a backup lacks, and messages that are said at once when it has been put back. */
 const ACKS_LOST = 6;
 const BURST_AFTER = 160;
@@ -115,12 +117,16 @@ const meddling = (meddle: (path: string) => Promise<void>): Fault => ({
   async begin(stage, { pick }) {
     const service = stage.serviceAt(pick);
     const noticed = hears(stage, "store_failed");
+    const refusals = () => stage.ledger.refusals.get("storage_unavailable") ?? 0;
+    const before = refusals();
     stage.countGroundFault(1);
     await meddle(stage.storePath());
     return {
       felt: noticed,
       async end() {
-        await comesTrue(stage, noticed, NOTICED_MS);
+        // What only the log without a name has dies with the process: it is saved before the first send is refused.
+        await comesTrue(stage, () => noticed() && refusals() > before, NOTICED_MS);
+        await Bun.sleep(SAVED_MS);
         await service.kill(pick % 2 === 0 ? "SIGTERM" : "SIGKILL");
         stage.countGroundFault(-1);
         await service.restart();

@@ -39,7 +39,7 @@ export interface Stage {
   /** Nobody says anything new until `speakAgain`. Resolves with whether all was answered and everybody was shown all of it. */
   hush(): Promise<boolean>;
   speakAgain(): void;
-  /** Somebody else at the database, if there is one, who asks it after so many milliseconds. */
+  /** Another client of the database, where the plan has one; it asks for the first time after so many milliseconds. */
   callWitness(afterMs: number, onBack: (since: number) => void): Witness | null;
   /** Whose work an answer of these services waits for. */
   onTheWay(services: readonly Supervised[]): OnTheWay;
@@ -55,7 +55,7 @@ export interface Stage {
   storm(): Promise<Course>;
   /** Waits until the service has given up those that died without a word; it is asked for those that poll. */
   vanished(dead: ReturnType<Cable["die"]>, service: Supervised): Promise<void>;
-  /** How many messages of a room somebody was not shown yet that another was. */
+  /** By how many messages of a room one member is behind another. */
   behind(): number;
   /** Whether in some room a message was acked by each service. */
   posted(): boolean;
@@ -75,7 +75,7 @@ export interface StageOptions {
 }
 
 const ROOMS = ["the hall", "the garden"];
-/** Who speaks by POST to each service. */
+/** The name of the speaker that uses POST, for each service. */
 const poster = (service: number) => `poster${service}`;
 const PING_INTERVAL_MS = 800;
 const PING_TIMEOUT_MS = 1_200;
@@ -85,7 +85,7 @@ const UPGRADE_TIMEOUT_MS = 10_000;
 const OUTBOUND_LIMIT_BYTES = 600_000;
 const STORM_MS = 15_000;
 const COME_BACK_MS = 8_000;
-/** Where promises are broken already, nobody is waited for. */
+/** The longest wait once a promise is broken. */
 const GIVE_UP_MS = 2_000;
 
 export async function openStage(plan: Plan, options: StageOptions): Promise<Stage> {

@@ -1,5 +1,5 @@
 /**
- * Another client of the database, who does there what the service does. Where both wait, the database is what is stuck; where
+ * Another client of the database, which does there what the service does. Where both wait, the database is what is stuck; where
  * only the service waits, the service is.
  */
 
@@ -24,7 +24,7 @@ export interface WitnessOptions {
   readonly uri: string;
   readonly databaseName: string;
   readonly room: string;
-  /** Before it asks for the first time: usually nobody needs it. */
+  /** Before it asks for the first time: most recoveries end sooner. */
   readonly afterMs: number;
   /** The database answers again; it did not from the question of that moment on. */
   readonly onBack: (since: number) => void;
