@@ -80,8 +80,8 @@ async function soundTest() {
 }
 
 async function slowTest() {
-  // The database hangs when most of the service's delay is over.
-  const { violations, recoveries } = await playWithHangs(await believesLate(1_800), [1_200]);
+  // The database hangs when most of the service's delay is over. On a busy machine a large part of a delay is excused.
+  const { violations, recoveries } = await playWithHangs(await believesLate(4_500), [4_000]);
   expect(violations.map(({ kind }) => kind)).toEqual(["slow to recover"]);
   expect(recoveries[0]?.databaseAwayMs).toBeGreaterThan(HANGS_MS / 2);
 }
