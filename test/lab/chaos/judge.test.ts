@@ -271,8 +271,11 @@ test("judge lets rooms that were emptied go on with their numbers, and finds the
   goesOn.ledger.putBack(null, true);
   goesOn.stored.length = 0;
   const four = goesOn.say("four");
-  goesOn.ack(four, goesOn.store("four", 4));
+  goesOn.ack(four, goesOn.store("four", 1_004));
   goesOn.show(goesOn.stored[0] as WireMessage);
+  const five = goesOn.say("five");
+  goesOn.ack(five, goesOn.store("five", 1_005));
+  goesOn.show(goesOn.stored[1] as WireMessage);
   expect(await goesOn.judged()).toEqual([]);
 
   const beginsAgain = createWorld();
