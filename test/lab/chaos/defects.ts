@@ -284,8 +284,8 @@ export const MUTATIONS: readonly Mutation[] = [
     edits: [
       {
         file: "src/repository/sqlite/wal.ts",
-        from: "named.find(({ name, inode }) => inodeOf(name) !== inode)?.fault",
-        to: "named.find(({ name, inode }) => inodeOf(name) !== inode && name === path)?.fault",
+        from: "    displaced,\n",
+        to: "    displaced: () => undefined,\n",
       },
     ],
     faults: ["logUnlinked", "logReplaced"],
