@@ -50,6 +50,10 @@ const Origins = v.pipe(
       .split(",")
       .map((entry) => entry.trim())
       .filter((entry) => entry !== "");
+    if (entries.some((entry) => entry !== "*" && entry.includes("*"))) {
+      addIssue({ message: "must name each host and port in full: * inside an origin is not supported" });
+      return NEVER;
+    }
     const named = entries.filter((entry) => entry !== "*").map(parseOrigin);
     if (named.some((origin) => origin === undefined)) {
       addIssue({ message: "must be a comma-separated list of origins like https://chat.example.org, or *" });
@@ -76,17 +80,43 @@ const RateLimit = v.pipe(
   }),
 );
 
+// What MongoDB forbids in a database's name (its manual, "Naming Restrictions").
+const DATABASE_NAME = /^(?!'.*'$)[^/\\. "$*<>:|?\u0000]{1,63}$/;
+const DATABASE_NAME_RULE =
+  'must be 1 to 63 characters without / \\ . " $ * < > : | ? or spaces, and not in quotes';
+const DatabaseName = v.pipe(v.string(), v.regex(DATABASE_NAME, DATABASE_NAME_RULE));
+
+const MONGO_URI = /^mongodb(?:\+srv)?:\/\/[^\s/?]+(?:\/([^\s?]*))?(?:\?\S*)?$/;
 const MongoUri = v.pipe(
   v.string(),
-  v.regex(/^mongodb(\+srv)?:\/\/\S+$/, "must begin with mongodb:// or mongodb+srv://"),
+  v.regex(MONGO_URI, "must begin with mongodb:// or mongodb+srv://, and name a server"),
+  v.transform((uri) => ({ uri, databaseName: percentDecoded(MONGO_URI.exec(uri)?.[1] ?? "") })),
 );
-// What MongoDB forbids in a database's name (its manual, "Naming Restrictions").
-const DatabaseName = v.pipe(
+
+/** Undefined where the text is no percent-encoding. */
+function percentDecoded(text: string): string | undefined {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return undefined;
+  }
+}
+
+/** What is wrong with the path of the embedded store's file. Each of these would make a strange folder, or keep nothing. */
+function sqlitePathFault(path: string): string | undefined {
+  if (/^["']|["']$/.test(path)) return "must be a path without quotes";
+  if (path.startsWith("~")) return "must not begin with ~, which only a shell replaces: write the whole path";
+  // SQLite's names for databases that are no file of their own begin so too: what was acked would be gone with the process.
+  if (/^(:|[a-z][a-z0-9+.-]*:)/i.test(path)) return "must be the path of a file, not an address";
+  if (path.includes("\0")) return "must be the path of a file";
+  return undefined;
+}
+const SqlitePath = v.pipe(
   v.string(),
-  v.regex(
-    /^[^/\\. "$*<>:|?\u0000]{1,63}$/,
-    'must be 1 to 63 characters without / \\ . " $ * < > : | ? or spaces',
-  ),
+  v.rawCheck(({ dataset, addIssue }) => {
+    const fault = dataset.typed ? sqlitePathFault(dataset.value) : undefined;
+    if (fault !== undefined) addIssue({ message: fault });
+  }),
 );
 
 const Environment = v.object({
@@ -96,12 +126,8 @@ const Environment = v.object({
   ),
   PORT: v.optional(whole(0, 65_535), "8000"),
   MONGODB_URI: v.optional(MongoUri),
-  MONGODB_DB_NAME: v.optional(DatabaseName, "campus_chat"),
-  // SQLite's names for databases that are no file of their own: what was acknowledged would be gone with the process.
-  SQLITE_PATH: v.optional(
-    v.pipe(v.string(), v.regex(/^(?!:|file:)[^\0]+$/, "must be the path of a file")),
-    "./data/chat.db",
-  ),
+  MONGODB_DB_NAME: v.optional(DatabaseName),
+  SQLITE_PATH: v.optional(SqlitePath, "./data/chat.db"),
   CORS_ORIGINS: v.optional(Origins, "http://localhost:3000,http://localhost:5173"),
   MAX_MESSAGE_BYTES: v.optional(whole(1, 10_000_000), "16384"),
   MAX_FRAME_BYTES: v.optional(whole(1_024, 100_000_000), "1000000"),
@@ -131,10 +157,7 @@ export function loadConfig(env: Readonly<Record<string, string | undefined>>): C
   const config: Config = {
     host: values.HOST,
     port: values.PORT,
-    store:
-      values.MONGODB_URI === undefined
-        ? { kind: "sqlite", path: values.SQLITE_PATH }
-        : { kind: "mongodb", uri: values.MONGODB_URI, databaseName: values.MONGODB_DB_NAME },
+    store: storeOf(values),
     origins: values.CORS_ORIGINS,
     messageBytesMax: values.MAX_MESSAGE_BYTES,
     frameBytesMax: values.MAX_FRAME_BYTES,
@@ -149,10 +172,27 @@ export function loadConfig(env: Readonly<Record<string, string | undefined>>): C
   return Object.freeze(config);
 }
 
-/** The relations between ceilings that must hold for every message to be sendable and for no answer to close its reader. */
+const DATABASE_NAME_DEFAULT = "campus_chat";
+
+function storeOf({
+  MONGODB_URI: mongo,
+  MONGODB_DB_NAME,
+  SQLITE_PATH,
+}: v.InferOutput<typeof Environment>): StoreChoice {
+  if (mongo === undefined) return { kind: "sqlite", path: SQLITE_PATH };
+  const databaseName = MONGODB_DB_NAME ?? (mongo.databaseName || DATABASE_NAME_DEFAULT);
+  return { kind: "mongodb", uri: mongo.uri, databaseName };
+}
+
+/** The relations between values: of the ceilings, that every message can be sent and no answer closes its reader. */
 function relationFaults(values: v.InferOutput<typeof Environment>): string[] {
   const encodedMax = encodedMessageBytesMax(values.MAX_MESSAGE_BYTES);
   const lines: string[] = [];
+  const { MONGODB_URI: mongo, MONGODB_DB_NAME } = values;
+  // Where MONGODB_DB_NAME names the database, the one of the path is only where the user is known.
+  const used = MONGODB_DB_NAME === undefined && mongo?.databaseName !== "" ? mongo : undefined;
+  if (used !== undefined && !DATABASE_NAME.test(used.databaseName ?? ""))
+    lines.push(`MONGODB_URI names a database, whose name ${DATABASE_NAME_RULE}`);
   if (encodedMax > values.MAX_FRAME_BYTES) {
     lines.push(
       `MAX_FRAME_BYTES must be at least ${encodedMax}: the longest message (MAX_MESSAGE_BYTES) must fit a frame`,

@@ -7,7 +7,7 @@ export const REFUSALS = {
   not_in_room: { status: 409, retryable: false, text: "This connection has not joined the room." },
   unknown_event: { status: 400, retryable: false, text: "There is no such event." },
   conflict: { status: 409, retryable: false, text: "This client_id was used for another message." },
-  epoch_changed: { status: 409, retryable: false, text: "The store has begun a new life; start afresh." },
+  epoch_changed: { status: 409, retryable: false, text: "The store was reset; reload from the beginning." },
   method_not_allowed: { status: 405, retryable: false, text: "The method is not allowed here." },
   unsupported_media_type: { status: 415, retryable: false, text: "The body must be application/json." },
   unauthorized: { status: 401, retryable: false, text: "A valid token is needed." },
@@ -60,7 +60,7 @@ export interface RefusalDetails {
   readonly text?: string;
 }
 
-/** A refusal on its way to whoever asked. Only the two faces turn one into an answer. */
+/** A refusal on its way to the caller. Only the two faces turn one into an answer. */
 export class ChatError extends Error {
   override readonly name = "ChatError";
   readonly code: RefusalCode;

@@ -23,15 +23,15 @@ export const LIMITS = {
   pageTurnBytes: 200_000,
   /** Requests for pages that wait for such a turn: about two seconds of long ones; beyond them `overloaded`. */
   pageTurnWaitersMax: 2_048,
-  /** Characters of encoded pages that are kept for whoever asks again; one that takes a sixteenth of it is not kept. */
+  /** Characters of encoded pages that are kept for the next same request; a page that takes a sixteenth of it is not kept. */
   pageCacheChars: 4_000_000,
-  /** Requests for pages that are remembered in case they come again, and characters of one: longer ones are nobody's habit. */
+  /** Requests for pages that are remembered in case they come again, and characters of one: longer URLs are not cached. */
   pagesAskedOnceMax: 4_096,
   pageTargetCharsMax: 512,
   /** Rooms and users whose last change is remembered by itself; beyond them everything counts as changed. */
   revisionsMax: 20_000,
   /** Characters of an opaque cursor, longer ones are unreadable. */
-  cursorCharsMax: 1_024,
+  cursorCharsMax: 2_048,
   /** Characters of path and query together of a request. */
   urlCharsMax: 4_096,
   /** Levels of objects and lists in a JSON body. */
@@ -82,9 +82,9 @@ export const LIMITS = {
 
   /** The longest any operation on a store may take before it counts as failed. */
   storeTimeoutMs: 5_000,
-  /** Reads that a database server is asked for at once: with an append and the looks at its life below the driver's 100. */
+  /** Reads that a database server is asked for at once: with an append and the checks of its epoch below the driver's 100. */
   storeReadsMax: 64,
-  /** Operations that wait for their turn at a database server, and such as wait for it to come up; beyond, refused at once. */
+  /** Operations that wait for their turn at a database server, and operations that wait for it to come up; beyond, refused at once. */
   storeWaitersMax: 16_384,
   /** Pauses between the attempts of a store to work again, doubling: the rest of the second it may take is for the attempt. */
   storeRetryMinMs: 50,
@@ -116,6 +116,8 @@ export const LIMITS = {
   connectionsMax: 100_000,
   /** Descriptors that are not for connections: the store, requests of callers without one, refusals. */
   descriptorsKept: 512,
+  /** Descriptors that must be free at the start: about twice as many as a store and a listener take. */
+  descriptorsAtStart: 32,
 
   /**
    * Packets that one connection may bring in one turn of the event loop: those of one polling request, of which the stock

@@ -2,9 +2,12 @@
 
 import { ConfigError, loadConfig } from "./config.ts";
 import { SettingError } from "./errors.ts";
-import { endNow } from "./runtime/exit.ts";
+import { LIMITS } from "./limits.ts";
 import { createLog } from "./observe/log.ts";
+import { freeDescriptors } from "./runtime/descriptors.ts";
+import { endNow } from "./runtime/exit.ts";
 import { isOnScreen, print } from "./runtime/output.ts";
+import { hasTerminal } from "./runtime/terminal.ts";
 import { type Service, startService } from "./service.ts";
 
 /** sysexits.h: something in the configuration is wrong. */
@@ -24,6 +27,16 @@ function config() {
   }
 }
 
+// Without descriptors the runtime ends the process in the middle of whatever it does, with a page of its own advice.
+const descriptors = freeDescriptors(LIMITS.descriptorsAtStart);
+if (descriptors < LIMITS.descriptorsAtStart) {
+  fail(
+    [
+      `cannot start: only ${descriptors} more files can be opened, and ${LIMITS.descriptorsAtStart} are needed: raise the limit (ulimit -n, LimitNOFILE=)`,
+    ],
+    1,
+  );
+}
 const settings = config();
 const log = createLog({
   level: settings.logLevel,
@@ -52,11 +65,15 @@ const SAME_WISH_MS = 500;
 
 let service: Service | undefined;
 let stoppingSince: number | undefined;
+const isOnTerminal = hasTerminal();
 
-/** As a shell says it of a program that a signal ended. */
-const EXIT_BY_SIGNAL = { SIGTERM: 143, SIGINT: 130 } as const;
+/** The exit code that a shell gives to a program that a signal ended. */
+const EXIT_BY_SIGNAL = { SIGTERM: 143, SIGINT: 130, SIGQUIT: 131, SIGHUP: 129 } as const;
+type EndSignal = keyof typeof EXIT_BY_SIGNAL;
 
-async function stop(signal: keyof typeof EXIT_BY_SIGNAL): Promise<void> {
+async function stop(signal: EndSignal): Promise<void> {
+  // SIGHUP says that the terminal is gone. A service without one keeps serving: people send it to have files read anew.
+  if (signal === "SIGHUP" && !isOnTerminal) return log.info("sighup_ignored");
   if (service === undefined) return endNow(EXIT_BY_SIGNAL[signal]);
   if (stoppingSince !== undefined) {
     if (performance.now() - stoppingSince > SAME_WISH_MS) endNow(1);
@@ -70,16 +87,19 @@ async function stop(signal: keyof typeof EXIT_BY_SIGNAL): Promise<void> {
   process.exit(0);
 }
 
-function heedSignals(): void {
-  for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => void stop(signal));
+function heedSignals(signals: readonly EndSignal[]): void {
+  for (const signal of signals) process.on(signal, () => void stop(signal));
 }
 
-// Until it serves there is nothing to drain, and a signal ends it as it ends any program: the start may hang on a disk.
-// But for a container's first process, which the kernel spares every signal that it does not heed itself.
+const ALL_SIGNALS = Object.keys(EXIT_BY_SIGNAL) as EndSignal[];
+// Before the service runs there is nothing to drain, and a signal ends the process as it ends any program: the start may
+// hang on a disk. Two exceptions: the kernel sends a container's first process no signal that it does not handle, and
+// SIGHUP ends no service that has no terminal.
 const isFirst = process.pid === 1;
-if (isFirst) heedSignals();
+const early = ALL_SIGNALS.filter((signal) => isFirst || (signal === "SIGHUP" && !isOnTerminal));
+heedSignals(early);
 service = await start();
-if (!isFirst) heedSignals();
+heedSignals(ALL_SIGNALS.filter((signal) => !early.includes(signal)));
 
 announce(service);
 

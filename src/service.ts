@@ -25,7 +25,7 @@ export interface Service {
   readonly metrics: Metrics;
   /**
    * Lets go in order: not ready → no new connections → joins and sends in flight finish → connections let go one by one over
-   * `drainMs` → the store closed. False when the deadline (`drainMs` and LIMITS.drainGraceMs) came first.
+   * `drainMs` → requests answered → the store closed. False when the deadline (`drainMs` and LIMITS.drainGraceMs) came first.
    */
   drain(): Promise<boolean>;
   /** Lets everything go now, but for what was begun in the store. */
@@ -37,7 +37,7 @@ const SOCKET_IO_PATH = "/socket.io/";
 const newMessageId = (now: number) => Bun.randomUUIDv7("hex", now);
 const newEpoch = () => Bun.randomUUIDv7() as string as Epoch;
 
-/** @throws Error of one line for the operator when nobody may listen there */
+/** @throws Error of one line for the operator when the address cannot be listened on */
 function listen({ host, port }: Config, serve: () => EngineHost): EngineHost {
   try {
     return serve();
@@ -119,7 +119,7 @@ export async function startService(config: Config, log: Log, open = openReposito
         port: config.port,
         maxRequestBodySize: engine.maxRequestBodySize,
         websocket: engine.websocket,
-        // Bun's page for developers shows the source to whoever made it fail.
+        // Bun's page for developers shows the source to the client whose request failed.
         development: false,
         // Which would also let a second process listen on the same port, and take every other connection.
         reusePort: false,
@@ -133,6 +133,7 @@ export async function startService(config: Config, log: Log, open = openReposito
     const closeAll = async () => {
       chat.close();
       engine.close();
+      // Requests too that are not answered yet.
       await server.stop(true);
       await bus.close();
       await repository.close();
@@ -148,6 +149,9 @@ export async function startService(config: Config, log: Log, open = openReposito
         const deadline = Bun.sleep(config.drainMs + LIMITS.drainGraceMs).then(() => false);
         const inOrder = async () => {
           await letGo({ chat, engine, gateway, drainMs: config.drainMs });
+          engine.close();
+          // Ends once every request is answered. One whose body does not end is cut off; nothing of it was stored.
+          await Promise.race([server.stop(), Bun.sleep(LIMITS.lastWordsMs)]);
           await closeAll();
           return true;
         };
@@ -184,7 +188,7 @@ async function letGo({ chat, engine, gateway, drainMs }: LettingGo): Promise<voi
     const dueMs = began + (drainMs * index) / connections.length - performance.now();
     if (dueMs > 1) await Bun.sleep(dueMs);
     gateway.letGo(connection);
-    // Nobody waits for the commit that another waits for.
+    // Each connection waits for its own answers only, side by side with the others.
     leaving.push(answered(chat).then(() => closed(connection)));
   }
   await Promise.all(leaving);

@@ -50,6 +50,28 @@ describe("loadConfig", () => {
     });
   });
 
+  test.each([
+    ["mongodb://localhost", undefined, "campus_chat"],
+    ["mongodb://localhost/", undefined, "campus_chat"],
+    ["mongodb://localhost/?replicaSet=rs0", undefined, "campus_chat"],
+    ["mongodb://localhost?replicaSet=rs0", undefined, "campus_chat"],
+    ["mongodb://localhost/school", undefined, "school"],
+    ["mongodb://ana:p%40ss@a:1,b:2/my%20db%2d1?authSource=admin", "chat", "chat"],
+    ["mongodb://ana:p%40ss@a:1,b:2/caf%C3%A9?authSource=admin", undefined, "café"],
+    ["mongodb+srv://cluster.example.org/school?x=/y", undefined, "school"],
+    ["mongodb://localhost/school", "other", "other"],
+  ])("loadConfig takes from %s and MONGODB_DB_NAME=%s the database %s", (uri, name, databaseName) => {
+    const env = { MONGODB_URI: uri, ...(name !== undefined && { MONGODB_DB_NAME: name }) };
+    expect(loadConfig(env).store).toEqual({ kind: "mongodb", uri, databaseName });
+  });
+
+  test.each(["./chat.db", "/srv/a b/chat.db", "data/it's.db", "./a:b.db", "a~b.db"])(
+    "loadConfig takes SQLITE_PATH=%s as it is",
+    (path) => {
+      expect(loadConfig({ SQLITE_PATH: path }).store).toEqual({ kind: "sqlite", path });
+    },
+  );
+
   test("loadConfig takes * by name, beside named origins", () => {
     const { origins } = loadConfig({ CORS_ORIGINS: "https://a.example, *" });
     expect(origins.any).toBe(true);
@@ -71,10 +93,26 @@ describe("loadConfig", () => {
     ["HOST", "a b"],
     ["MONGODB_URI", "postgres://x"],
     ["MONGODB_DB_NAME", "a/b"],
+    ["MONGODB_DB_NAME", "'chat'"],
+    ["MONGODB_DB_NAME", '"chat"'],
     ["CORS_ORIGINS", "chat.example.org"],
     ["CORS_ORIGINS", "https://a.example/path"],
+    ["CORS_ORIGINS", "https://*.example.org"],
+    ["CORS_ORIGINS", "http://localhost:*,https://a.example"],
+    ["CORS_ORIGINS", "*, https://chat.*"],
+    ["MONGODB_URI", "mongodb:///school"],
+    ["MONGODB_URI", "mongodb://localhost/a.b"],
+    ["MONGODB_URI", "mongodb://localhost/%zz"],
+    ["MONGODB_URI", "mongodb://local host/"],
     ["SQLITE_PATH", ":memory:"],
     ["SQLITE_PATH", "file:chat.db?mode=memory"],
+    ["SQLITE_PATH", "sqlite:///srv/chat.db"],
+    ["SQLITE_PATH", "SQLite:chat.db"],
+    ["SQLITE_PATH", "~/chat.db"],
+    ["SQLITE_PATH", "~"],
+    ["SQLITE_PATH", '"/srv/chat.db"'],
+    ["SQLITE_PATH", "'chat.db'"],
+    ["SQLITE_PATH", "chat.db'"],
     ["MAX_MESSAGE_BYTES", "0"],
     ["MAX_MESSAGE_BYTES", "1e4"],
     ["MAX_FRAME_BYTES", "10"],

@@ -1,16 +1,15 @@
 /** The examples do what the README says they do, and are what it shows. */
 
 import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { existsSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { type Browser, chromium, type Page } from "playwright-core";
+import type { Page } from "playwright-core";
+import { launchBrowser } from "./fixture/browser.ts";
 import { connectMember, readRoom } from "./fixture/member.ts";
 import { type Program, startProgram, temporaryFolder } from "./fixture/program.ts";
 
 setDefaultTimeout(60_000);
 
 const ROOT = resolve(import.meta.dir, "..");
-const CHROMIUM = process.env.CHROMIUM_PATH ?? "/usr/bin/chromium";
 const ROOM = "lobby";
 
 const undo: (() => unknown)[] = [];
@@ -80,15 +79,10 @@ async function say(page: Page, text: string) {
 
 describe("examples/chat.html", () => {
   test("two pages chat; a reload shows what was said; texts stay texts", async () => {
-    if (!existsSync(CHROMIUM))
-      throw new Error(`the example's test needs Chromium at ${CHROMIUM}: install it, or set CHROMIUM_PATH`);
     const port = freePort();
     const program = await start({ CORS_ORIGINS: `http://localhost:${port}` });
     const url = await servedPage(program, port);
-    const browser: Browser = await chromium.launch({
-      executablePath: CHROMIUM,
-      args: ["--no-sandbox", "--disable-quic"],
-    });
+    const browser = await launchBrowser();
     undo.push(() => browser.close());
     const faults: string[] = [];
     const open = async () => {

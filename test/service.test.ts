@@ -2,12 +2,13 @@ import { afterEach, describe, expect, test } from "bun:test";
 import { connect } from "node:net";
 import { loadConfig } from "../src/config.ts";
 import { LIMITS } from "../src/limits.ts";
+import type { RoomName, Seq } from "../src/domain/ids.ts";
 import { openRepository } from "../src/repository/open.ts";
 import { startService } from "../src/service.ts";
-import { openSocket, rawExchange } from "./fixture/engine.ts";
+import { openPolling, openSocket, rawExchange } from "./fixture/engine.ts";
 import { type GatedRepository, gated } from "./fixture/gated.ts";
 import { startTestService } from "./fixture/service.ts";
-import { scratch, silentLog } from "./fixture/sqlite.ts";
+import { openSqlite, scratch, silentLog } from "./fixture/sqlite.ts";
 
 const undo: (() => unknown)[] = [];
 afterEach(async () => {
@@ -81,8 +82,123 @@ describe("drain", () => {
       await client.frame();
       return client;
     };
-    return { service, repository: repository as unknown as GatedRepository, open };
+    /** What a room holds, once the service has let go of the store. */
+    const stored = async (room: string) => {
+      const reopened = await openSqlite(folder.path);
+      const bounds = { messagesMax: LIMITS.pageMax, textBytesMax: LIMITS.pageBytesMax };
+      const { messages } = await reopened.readAfter(room as RoomName, 0 as Seq, bounds);
+      await reopened.close();
+      return messages.map(({ text }) => text);
+    };
+    return { service, repository: repository as unknown as GatedRepository, open, stored };
   }
+
+  /** A POST whose body the server waits for: `finish` sends the rest of it. */
+  async function startPost(port: number, path: string, type: string, body: string) {
+    const half = body.length >> 1;
+    let got = "";
+    const socket = connect(port, "127.0.0.1");
+    undo.push(() => socket.destroy());
+    socket.on("error", () => {});
+    socket.on("data", (data) => {
+      got += data;
+    });
+    const ended = new Promise<void>((resolve) => socket.on("close", () => resolve()));
+    const head = `POST ${path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: ${type}\r\nContent-Length: ${body.length}\r\n\r\n`;
+    await new Promise<void>((resolve) => socket.write(head + body.slice(0, half), () => resolve()));
+    return {
+      finish: () => socket.write(body.slice(half)),
+      /** The whole answer; empty when the connection was cut. */
+      answer: ended.then(() => got),
+    };
+  }
+
+  const postOf = (text: string) => JSON.stringify({ user_id: "ana", message: text });
+  const turns = async (count: number) => {
+    for (let turn = 0; turn < count; turn++) await new Promise(setImmediate);
+  };
+
+  test("refuses a POST whose body ends during it before it is stored, and answers it", async () => {
+    const { service, stored } = await start(0);
+    const texts = Array.from({ length: 12 }, (_, n) => `m${n}`);
+    const posts = await Promise.all(
+      texts.map((text) => startPost(service.port, "/rooms/lobby/messages", "application/json", postOf(text))),
+    );
+    // Asked after them on connections of its own: the server has their heads by then.
+    for (let n = 0; n < 3; n++) await fetch(`http://127.0.0.1:${service.port}/livez`);
+    const drained = service.drain();
+    for (const [n, { finish }] of posts.entries()) {
+      finish();
+      await turns(n);
+    }
+    expect(await drained).toBe(true);
+    for (const { answer } of posts) {
+      expect(await answer).toStartWith("HTTP/1.1 503 ");
+      expect(await answer).toContain('"code":"draining"');
+    }
+    expect(await stored("lobby")).toEqual([]);
+  });
+
+  test("answers a POST that was taken before it, and cuts off one whose body does not end", async () => {
+    const { service, repository, stored } = await start(0);
+    const asking = repository.hold("append", "answered");
+    const [taken, endless] = [
+      await startPost(service.port, "/rooms/lobby/messages", "application/json", postOf("taken")),
+      await startPost(service.port, "/rooms/lobby/messages", "application/json", postOf("endless")),
+    ];
+    taken.finish();
+    await asking.reached;
+    const drained = service.drain();
+    await turns(10);
+    asking.release();
+    expect(await drained).toBe(true);
+    expect(await taken.answer).toStartWith("HTTP/1.1 201 ");
+    expect(await endless.answer).toBe("");
+    expect(await stored("lobby")).toEqual(["taken"]);
+  });
+
+  test("acks or does not store what comes in a polling POST whose body ends during it", async () => {
+    const { service, stored } = await start(0);
+    const url = `http://127.0.0.1:${service.port}`;
+    const senders = await Promise.all(
+      Array.from({ length: 12 }, async (_, n) => {
+        const polling = await openPolling(url);
+        for (const body of ["40", '420["join_room","hall"]']) {
+          await polling.post(body);
+          await (await polling.poll()).text();
+        }
+        let heard = "";
+        const polled = (async () => {
+          for (;;) {
+            const answer = await polling.poll().catch(() => undefined);
+            const text = await answer?.text().catch(() => "");
+            heard += text ?? "";
+            if (answer?.status !== 200) return heard;
+          }
+        })();
+        const post = await startPost(
+          service.port,
+          polling.url.slice(url.length),
+          "text/plain",
+          `421["send_message",{"room":"hall","user_id":"ana","message":"p${n}"}]`,
+        );
+        return { polled, post, text: `p${n}` };
+      }),
+    );
+    for (let n = 0; n < 3; n++) await fetch(`${url}/livez`);
+    let drained: Promise<boolean> | undefined;
+    for (const [n, { post }] of senders.entries()) {
+      if (n === 4) drained = service.drain();
+      post.finish();
+      await turns(n % 4);
+    }
+    expect(await drained).toBe(true);
+    const held = await stored("hall");
+    for (const { polled, text } of senders) {
+      const said = /431\[\{"ok":(true|false)/.exec(await polled)?.[1];
+      expect([text, held.includes(text)]).toEqual([text, said === "true"]);
+    }
+  });
 
   test("answers a join that is under way, and all that waits behind it", async () => {
     const { service, repository, open } = await start(0);

@@ -1,4 +1,4 @@
-/** Who is on the other side, and for whom they may speak. */
+/** The caller of a use case, and the users for whom it may speak. */
 
 import type { UserId } from "../domain/ids.ts";
 import { ChatError } from "../errors.ts";

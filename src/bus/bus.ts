@@ -1,16 +1,23 @@
 /** The port through which nodes tell each other what was committed. */
 
+import type { Epoch } from "../domain/ids.ts";
 import type { Message } from "../domain/message.ts";
 
+/** CommittedEntries entries in the order of commit, all of one epoch of the store. */
+export interface CommittedEntries {
+  readonly epoch: Epoch;
+  readonly entries: readonly Message[];
+}
+
 /**
- * At most once, never the truth: a bus MAY lose what it is told, so whoever listens reads a gap in `seq` from the store.
+ * At most once, never the truth: a bus MAY lose what it is told, so a listener reads a gap in `seq` from the store.
  * It MUST NOT reorder the messages of one room that one node published, and MUST tell the publishing node too: one node
  * is a cluster of one. A listener that throws MUST NOT keep the others from hearing, nor fail the publisher.
  */
 export interface Bus {
-  /** Tells every node, this one included, what was committed, in the order of commit. */
-  publish(messages: readonly Message[]): void;
+  /** Tells every node, this one included, what was committed. */
+  publish(committed: CommittedEntries): void;
   /** Hears every batch from now on. */
-  subscribe(listener: (messages: readonly Message[]) => void): void;
+  subscribe(listener: (committed: CommittedEntries) => void): void;
   close(): Promise<void>;
 }

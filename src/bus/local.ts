@@ -1,16 +1,15 @@
-/** The bus of a single node: whoever listens has heard it when `publish` returns, in the tick of the commit. */
+/** The bus of a single node: every listener has heard it when `publish` returns, in the tick of the commit. */
 
-import type { Message } from "../domain/message.ts";
 import type { Log } from "../observe/log.ts";
-import type { Bus } from "./bus.ts";
+import type { Bus, CommittedEntries } from "./bus.ts";
 
 export function createLocalBus({ log }: { log: Log }): Bus {
-  const listeners: ((messages: readonly Message[]) => void)[] = [];
+  const listeners: ((committed: CommittedEntries) => void)[] = [];
   return {
-    publish(messages) {
+    publish(committed) {
       for (const listener of listeners) {
         try {
-          listener(messages);
+          listener(committed);
         } catch (error) {
           log.error("bus_listener_failed", { error });
         }

@@ -64,7 +64,7 @@ export function createChat(options: ChatOptions): Chat {
     metrics,
     onUnknownOutcome: (rooms) => feeds.doubt(rooms),
   });
-  bus.subscribe((messages) => feeds.accept(messages));
+  bus.subscribe((committed) => feeds.accept(committed));
   let beating = false;
   const beat = setInterval(async () => {
     if (beating) return; // the store is slow: the last question is still open

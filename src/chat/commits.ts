@@ -7,8 +7,8 @@
  * the store may, and a queue of them would wait that long many times over.
  */
 
-import type { Bus } from "../bus/bus.ts";
-import type { RoomName } from "../domain/ids.ts";
+import type { Bus, CommittedEntries } from "../bus/bus.ts";
+import type { Epoch, RoomName } from "../domain/ids.ts";
 import type { Draft, Message } from "../domain/message.ts";
 import { asChatError, assert, ChatError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
@@ -61,14 +61,27 @@ const GATHER_READS_MAX = 4;
 
 const nextTurn = () => new Promise<void>((resume) => setImmediate(resume));
 
-/** Where something may be stored although it was refused. */
+/** Rooms of the drafts whose outcome is unknown. */
 const unknownRooms = (batch: readonly Waiting[], results: readonly AppendResult[]): ReadonlySet<RoomName> =>
   new Set(
     batch.flatMap(({ draft }, index) => {
       const result = results[index] as AppendResult;
-      return result.kind === "refused" && result.error.code !== "conflict" ? [draft.room] : [];
+      return result.kind === "unknown" ? [draft.room] : [];
     }),
   );
+
+/** What the results prove to be there, by epoch: nearly always one. */
+function committedBy(results: readonly AppendResult[]): readonly CommittedEntries[] {
+  const runs: { readonly epoch: Epoch; readonly entries: Message[] }[] = [];
+  for (const result of results) {
+    if (result.kind === "rejected" || result.kind === "unknown") continue;
+    // A duplicate too: after an unknown outcome its room may never have heard of the message.
+    const last = runs.at(-1);
+    if (last?.epoch === result.epoch) last.entries.push(result.message);
+    else runs.push({ epoch: result.epoch, entries: [result.message] });
+  }
+  return runs;
+}
 
 export function createCommits(options: CommitsOptions): Commits {
   const { repository, bus, queueMs, monotonicNow, log, metrics, onUnknownOutcome } = options;
@@ -132,7 +145,7 @@ export function createCommits(options: CommitsOptions): Commits {
     } catch (thrown) {
       const error = asChatError(thrown);
       log.warn("append_failed", { code: error.code, messages: batch.length, error: error.details.cause });
-      return batch.map(() => ({ kind: "refused", error }));
+      return batch.map(() => ({ kind: "unknown", error }));
     }
   }
 
@@ -195,15 +208,14 @@ export function createCommits(options: CommitsOptions): Commits {
   }
 
   function finish(batch: readonly Waiting[], results: readonly AppendResult[]): void {
-    // A duplicate too: it proves that a message is there of which, after an unknown outcome, nobody may have heard.
-    bus.publish(results.flatMap((result) => (result.kind === "refused" ? [] : [result.message])));
+    for (const committed of committedBy(results)) bus.publish(committed);
     answer(batch, results);
   }
 
   function answer(batch: readonly Waiting[], results: readonly AppendResult[]): void {
     for (const [index, { resolve, reject }] of batch.entries()) {
       const result = results[index] as AppendResult;
-      if (result.kind === "refused") {
+      if (result.kind === "rejected" || result.kind === "unknown") {
         metrics.count("messages_refused_total");
         reject(result.error);
       } else {

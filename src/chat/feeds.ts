@@ -4,6 +4,7 @@
  * bus lost: a number that jumps is a gap, and a gap is read from the store before anything after it is delivered.
  */
 
+import type { CommittedEntries } from "../bus/bus.ts";
 import { type Epoch, type RoomName, SEQ_ZERO, type Seq } from "../domain/ids.ts";
 import type { Message } from "../domain/message.ts";
 import type { RoomHead } from "../domain/sequence.ts";
@@ -19,7 +20,7 @@ export type Deliver = (room: RoomName, messages: readonly Message[]) => void;
 /** Lets go of all members of a room on this node that can no longer be told everything: they come back and resume. */
 export type Dismiss = (room: RoomName) => void;
 
-/** Both throw `storage_unavailable` once the store began another life: nothing that was read before is then worth anything. */
+/** Both throw `storage_unavailable` once the store has another epoch: what was read before belongs to the former one. */
 export interface Feed {
   /** The last number delivered. */
   delivered(): Seq;
@@ -28,8 +29,11 @@ export interface Feed {
 }
 
 export interface Feeds {
-  /** Takes what was committed, from the bus. */
-  accept(messages: readonly Message[]): void;
+  /**
+   * Takes what was committed, from the bus. Entries of another epoch than the one that a room's members joined are not
+   * delivered: the store is asked at the next beat which epoch it has.
+   */
+  accept(committed: CommittedEntries): void;
   /**
    * Holds the room's feed for a join. From now on `collected` grows by what is delivered (the first
    * LIMITS.replayMessagesMax of it). `start` says where the store stood; the feed begins there if it is new.
@@ -57,17 +61,18 @@ export interface FeedsOptions {
 
 interface State {
   readonly room: RoomName;
-  /** The life of the store that `delivered` belongs to; null, as `delivered`: the first join is still asking. */
+  /** The epoch that `delivered` belongs to; null, as `delivered`: the first join is still asking. */
   epoch: Epoch | null;
   delivered: Seq | null;
-  /** Heard of but not deliverable yet: in order, without a hole among themselves. */
+  /** Heard of but not deliverable yet: of one epoch, in order, without a hole among themselves. */
   pending: Message[];
+  pendingEpoch: Epoch | null;
   readonly collectors: Set<Message[]>;
   occupied: boolean;
   catchingUp: Promise<void> | null;
   target: Seq;
-  /** Counts the lives of the store that this feed has seen: what was read in one is worth nothing in the next. */
-  life: number;
+  /** Counts how often the feed was forgotten: what was read before that is worth nothing after it. */
+  generation: number;
   /** The last beat saw the store behind what was delivered. */
   ahead: boolean;
 }
@@ -80,6 +85,8 @@ interface State {
 const DOUBT_BEATS = Math.ceil((2 * LIMITS.storeTimeoutMs) / LIMITS.headPollMs);
 
 const CATCH_UP = { messagesMax: LIMITS.catchUpMessagesMax, textBytesMax: LIMITS.catchUpBytesMax };
+
+const epochChanged = () => new ChatError("storage_unavailable", { cause: "the store has another epoch" });
 
 export function createFeeds({ repository, deliver, dismiss, log, metrics }: FeedsOptions): Feeds {
   const feeds = new Map<RoomName, State>();
@@ -117,7 +124,15 @@ export function createFeeds({ repository, deliver, dismiss, log, metrics }: Feed
     }
   }
 
-  function offer(feed: State, messages: readonly Message[]): void {
+  function offer(feed: State, epoch: Epoch, messages: readonly Message[]): void {
+    if (feed.epoch !== null && feed.epoch !== epoch) {
+      doubtful.set(feed.room, DOUBT_BEATS);
+      return;
+    }
+    if (feed.pendingEpoch !== epoch) {
+      feed.pending = [];
+      feed.pendingEpoch = epoch;
+    }
     for (const message of messages) {
       const last = feed.pending.at(-1)?.seq ?? feed.delivered;
       if (last !== null && message.seq <= last) continue;
@@ -137,16 +152,16 @@ export function createFeeds({ repository, deliver, dismiss, log, metrics }: Feed
     advance(feed, feed.target).catch(() => {}); // catchUp has said so, and put the room in doubt
   }
 
-  /** The store began another life under the members: what they have is of the old one. */
+  /** The store has another epoch than the members: what they have is of the former one. */
   function forget(feed: State): void {
-    log.warn("room_life_changed", { room: feed.room, delivered: feed.delivered });
+    log.warn("room_epoch_changed", { room: feed.room, delivered: feed.delivered });
     feed.epoch = null;
     feed.delivered = null;
     feed.pending = [];
     feed.target = SEQ_ZERO;
     feed.ahead = false;
-    feed.life += 1;
-    // A join that is under way must not find messages of the old life behind its page of the new one.
+    feed.generation += 1;
+    // A join that is under way must not find messages of the former epoch behind its page of the new one.
     for (const collected of feed.collectors) collected.length = 0;
     if (feed.occupied) dismiss(feed.room);
   }
@@ -156,7 +171,7 @@ export function createFeeds({ repository, deliver, dismiss, log, metrics }: Feed
     feed.epoch = head.epoch;
     feed.delivered = head.seq;
     feed.target = head.seq;
-    feed.pending = feed.pending.filter(({ seq }) => seq > head.seq);
+    feed.pending = feed.pendingEpoch === head.epoch ? feed.pending.filter(({ seq }) => seq > head.seq) : [];
     for (const { seq } of feed.pending) feed.target = seq;
   }
 
@@ -168,26 +183,27 @@ export function createFeeds({ repository, deliver, dismiss, log, metrics }: Feed
 
   /** Reads until the target is delivered; the target may rise meanwhile. Asked for only when there is something to read. */
   async function catchUp(feed: State): Promise<void> {
-    const { life } = feed;
+    const { generation } = feed;
     try {
-      do await readOn(feed, life);
+      do await readOn(feed, generation);
       while ((feed.delivered as Seq) < feed.target);
     } catch (error) {
       log.warn("room_gap_unread", { room: feed.room, error });
-      // For whoever waits for it, and for what came behind the gap meanwhile and is nobody's.
+      // Members wait for this gap, and queued messages stand behind it: check this room again.
       doubtful.set(feed.room, DOUBT_BEATS);
       throw error;
     } finally {
-      // No `await` between the last look at the target and this: a target raised in between would be nobody's.
+      // No `await` between the last look at the target and this: else a target that is raised in between is never read.
       feed.catchingUp = null;
     }
   }
 
   /** Reads and delivers one page of what is missing. */
-  async function readOn(feed: State, life: number): Promise<void> {
+  async function readOn(feed: State, generation: number): Promise<void> {
     const page = await repository.readAfter(feed.room, feed.delivered as Seq, CATCH_UP);
     metrics.count("room_gaps_read_total");
-    if (feed.life !== life) throw new ChatError("storage_unavailable", { cause: "another life began" });
+    if (feed.generation === generation && page.head.epoch !== feed.epoch) forget(feed);
+    if (feed.generation !== generation) throw epochChanged();
     // While we read, the missing numbers may have come by the bus after all.
     const missing = page.messages.filter(({ seq }) => seq > (feed.delivered as Seq));
     tell(feed, missing);
@@ -201,17 +217,22 @@ export function createFeeds({ repository, deliver, dismiss, log, metrics }: Feed
     }
   }
 
-  /** @param before what was delivered when the head was asked for: a head below it is another life of the store. */
-  async function compare(room: RoomName, head: Seq, before: Seq | null): Promise<void> {
+  /** @param before what was delivered when the head was asked for; null where nothing was */
+  async function compare(
+    room: RoomName,
+    epoch: Epoch,
+    head: Seq,
+    before: Readonly<Pick<State, "delivered" | "generation">> | null,
+  ): Promise<void> {
     const feed = feeds.get(room);
-    if (feed === undefined || feed.delivered === null) return;
+    if (feed === undefined || feed.delivered === null || feed.generation !== before?.generation) return;
+    if (feed.epoch !== epoch) return forget(feed);
     if (head > feed.delivered) await advance(feed, head);
     const wasAhead = feed.ahead;
-    feed.ahead = before !== null && head < before;
+    feed.ahead = before.delivered !== null && head < before.delivered;
     // A server that was just elected may for a moment know less than its predecessor had confirmed: once is no proof, and
     // to begin anew would tell everyone everything again.
-    if (!feed.ahead || !wasAhead || feed.epoch === null) return;
-    forget(feed);
+    if (feed.ahead && wasAhead) forget(feed);
   }
 
   function dropIfUnused(feed: State): void {
@@ -226,11 +247,12 @@ export function createFeeds({ repository, deliver, dismiss, log, metrics }: Feed
       epoch: null,
       delivered: null,
       pending: [],
+      pendingEpoch: null,
       collectors: new Set(),
       occupied: false,
       catchingUp: null,
       target: SEQ_ZERO,
-      life: 0,
+      generation: 0,
       ahead: false,
     };
     feeds.set(room, made);
@@ -238,16 +260,16 @@ export function createFeeds({ repository, deliver, dismiss, log, metrics }: Feed
   }
 
   return {
-    accept(messages) {
+    accept({ epoch, entries }) {
       const byRoom = new Map<State, Message[]>();
-      for (const message of messages) {
+      for (const message of entries) {
         const feed = feeds.get(message.room);
         if (feed === undefined) continue;
         const run = byRoom.get(feed);
         if (run === undefined) byRoom.set(feed, [message]);
         else run.push(message);
       }
-      for (const [feed, run] of byRoom) offer(feed, run);
+      for (const [feed, run] of byRoom) offer(feed, epoch, run);
     },
 
     hold(room) {
@@ -262,10 +284,9 @@ export function createFeeds({ repository, deliver, dismiss, log, metrics }: Feed
             begin(feed, head);
             tellOrCatchUp(feed);
           }
-          const { life } = feed;
+          const { generation } = feed;
           const delivered = () => {
-            if (feed.life !== life || feed.delivered === null)
-              throw new ChatError("storage_unavailable", { cause: "another life began" });
+            if (feed.generation !== generation || feed.delivered === null) throw epochChanged();
             return feed.delivered;
           };
           return {
@@ -302,12 +323,15 @@ export function createFeeds({ repository, deliver, dismiss, log, metrics }: Feed
       const asked = repository.shared ? [...feeds.keys()] : [...doubtful.keys()];
       for (let from = 0; from < asked.length; from += LIMITS.headPollRoomsMax) {
         const rooms = asked.slice(from, from + LIMITS.headPollRoomsMax);
-        const before = rooms.map((room) => feeds.get(room)?.delivered ?? null);
+        const before = rooms.map((room) => {
+          const feed = feeds.get(room);
+          return feed === undefined ? null : { delivered: feed.delivered, generation: feed.generation };
+        });
         try {
-          const heads = await repository.heads(rooms);
+          const { epoch, seqs } = await repository.heads(rooms);
           for (const [index, room] of rooms.entries()) {
-            // One after the other: each may have a long gap to read, and memory is for the living.
-            await compare(room, heads[index] as Seq, before[index] ?? null).catch(() => {});
+            // One after the other: each may have a long gap to read, which takes memory.
+            await compare(room, epoch, seqs[index] as Seq, before[index] ?? null).catch(() => {});
           }
         } catch (error) {
           for (const room of rooms) doubtful.set(room, DOUBT_BEATS);

@@ -1,10 +1,10 @@
-/** Callers' addresses, as far as rates go: who counts as one. Pure. */
+/** Which callers' addresses count as one for a rate. Pure. */
 
 const MAPPED = "::ffff:";
 
 /**
- * The name under which an address is rated: an IPv4 address itself, an IPv6 address by its first 64 bits, since whoever
- * has one of those has them all (RFC 6177). IPv4 in IPv6 clothes (RFC 4291, 2.5.5.2) is IPv4. Anything else stays as it is.
+ * The name under which an address is rated: an IPv4 address itself, an IPv6 address by its first 64 bits, since a
+ * site is given all addresses behind them (RFC 6177). An IPv4-mapped IPv6 address (RFC 4291, 2.5.5.2) is IPv4. Anything else stays as it is.
  */
 export function ratedAs(address: string): string {
   const plain = address.toLowerCase().split("%", 1)[0] as string;

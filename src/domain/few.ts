@@ -47,7 +47,7 @@ class FewOrMany<T extends {}> implements Few<T> {
     return had;
   }
 
-  /** As they are now: whoever walks them may delete. */
+  /** As they are now: elements may be deleted while they are walked. */
   [Symbol.iterator]() {
     return [...(this.#all ?? (this.#only === undefined ? [] : [this.#only]))].values();
   }

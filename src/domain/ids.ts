@@ -13,7 +13,7 @@ export type UserId = Branded<string, "UserId">;
 export type ClientId = Branded<string, "ClientId">;
 /** A place in a room's total order: 1, 2, 3, …; 0 is the place before the first. */
 export type Seq = Branded<number, "Seq">;
-/** One life of a store. */
+/** Names one life of a store: a wiped or restored store has another one. */
 export type Epoch = Branded<string, "Epoch">;
 
 /** What a name must be, in words for a refusal. */

@@ -19,7 +19,7 @@ export interface Meter {
 
 export const restedMeter = (): Meter => ({ nextAt: Number.NEGATIVE_INFINITY });
 
-/** Joins of one connection, given the rate of its sends: whoever comes back may join all its rooms at once. */
+/** Joins of one connection, given the rate of its sends: a connection that comes back may join all its rooms at once. */
 export const joinRate = ({ perSecond }: Rate): Rate => ({ perSecond, burst: LIMITS.roomsPerConnectionMax });
 
 /** New connections of one address, given the rate of sends: many people may share one. */

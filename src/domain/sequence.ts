@@ -16,7 +16,7 @@ export type LostReason = "epoch_changed" | "ahead" | "truncated";
 
 /**
  * Whether all that came after `since` can still be told, or why not. A reader that sends its epoch is never answered
- * from another life of the store; without it only `ahead` and `truncated` are seen.
+ * from another epoch of the store; without it only `ahead` and `truncated` are seen.
  */
 export function lostReason(head: RoomHead, since: Seq, epoch: Epoch | undefined): LostReason | undefined {
   if (epoch !== undefined && epoch !== head.epoch) return "epoch_changed";

@@ -11,7 +11,7 @@ import { LIMITS } from "../limits.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import { errorToWire } from "../protocol/events.ts";
-import { FAULTS, type Fault, faultOf, isHandshake } from "./request.ts";
+import { asksForWebSocket, FAULTS, type Fault, faultOf, isHandshake } from "./request.ts";
 import { createSessions, type EngineSession, type Receiver, type Session } from "./session.ts";
 import { countPayload, readPostBody, withoutStrayPongs } from "./polling-post.ts";
 import { createPublishMeter } from "./publish-meter.ts";
@@ -71,11 +71,20 @@ const asksToClose = ({ headers }: Request) => headers.get("connection")?.toLower
 /** Asked anew after each await: it changes meanwhile. */
 const reasonOf = (session: Session) => session.closeReason;
 
+/** Undefined where the bytes are not UTF-8. */
+function utf8(bytes: Uint8Array): string | undefined {
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch {
+    return undefined;
+  }
+}
+
 class GuardedEngine extends BunEngine {
   /**
    * The engine's own listener for a connection's end lives in the scope of the handshake and keeps the request, its URL
-   * and its headers for as long as the connection lives: some kilobytes each. Called before anybody else listens for it;
-   * whoever takes it off calls `forget` at the end.
+   * and its headers for as long as the connection lives: some kilobytes each. Called before any other listener is added;
+   * its caller calls `forget` when the connection ends.
    */
   dropOwnListener(conn: EngineConnection) {
     conn.off("close");
@@ -110,7 +119,7 @@ export function createEngine(options: EngineOptions): ChatEngine {
   });
   engine.on("connection", (conn) => {
     engine.dropOwnListener(conn);
-    // Nobody reads how a connection came once it is let in: a browser's headers would be kept as long as it stays.
+    // The request is not read again once the session is open; its headers would be kept as long as the session stays.
     Object.assign(conn, { request: undefined });
     sessions.adopt(conn);
   });
@@ -181,13 +190,15 @@ export function createEngine(options: EngineOptions): ChatEngine {
     const url = URL.parse(request.url);
     if (url === null || url.pathname !== path) return refuseWith(request, new ChatError("not_found"));
     const { method, headers } = request;
+    // The library takes any Upgrade for a WebSocket's.
+    if (headers.has("upgrade") && !asksForWebSocket(headers)) headers.delete("upgrade");
     if (method === "OPTIONS") return preflight(request);
     const query = url.searchParams;
     if (isForeign(request, query)) return refuseWith(request, new ChatError("forbidden"));
     const session = sessions.bySid(query.get("sid") ?? "");
     const fault = faultOf({
       method,
-      upgrade: headers.get("upgrade"),
+      upgrades: headers.has("upgrade"),
       query,
       session: session && (session.link === undefined ? "polling" : "websocket"),
     });
@@ -255,7 +266,9 @@ export function createEngine(options: EngineOptions): ChatEngine {
       if (session.socket !== undefined) return refuse(request, 400, FAULTS.badRequest);
       const count = countPayload(body.bytes);
       if (!sessions.admitsPayload(session, count)) return refuse(request, 400, FAULTS.badRequest);
-      let payload: string | undefined = new TextDecoder().decode(body.bytes);
+      // As a WebSocket does: bytes that are no text would be stored as another text than was sent.
+      let payload = utf8(body.bytes);
+      if (payload === undefined) return closeAndRefuse("post_not_utf8");
       if (count.pongs > 0) payload = withoutStrayPongs(payload, sessions.admitsPong(session));
       if (payload === undefined) return new Response("ok", { headers: answerHeaders(request) });
       const { url, method, headers } = request;
@@ -274,10 +287,10 @@ export function createEngine(options: EngineOptions): ChatEngine {
   function open(socket: BunWebSocket) {
     const { transport } = socket.data;
     engine.onWebSocketOpen(sessions.link(socket));
-    // The engine takes a socket in the call that opened it; where its session ended meanwhile, nobody did.
+    // The engine takes a socket in the call that opened it. Where the session ended meanwhile the socket has no owner.
     queueMicrotask(() => {
-      const isNobodys = !sessions.isTaken(socket) && transport.listeners("packet").length === 0;
-      if (isNobodys && socket.readyState === WebSocket.OPEN) socket.terminate();
+      const isUnowned = !sessions.isTaken(socket) && transport.listeners("packet").length === 0;
+      if (isUnowned && socket.readyState === WebSocket.OPEN) socket.terminate();
     });
   }
 

@@ -14,8 +14,8 @@ const TRANSPORTS = new Set(["polling", "websocket"]);
 
 export interface EngineRequest {
   readonly method: string;
-  /** The `Upgrade` header. */
-  readonly upgrade: string | null;
+  /** Whether it asks for a WebSocket: see `asksForWebSocket`. */
+  readonly upgrades: boolean;
   readonly query: URLSearchParams;
   /** Of the session that `sid` names; undefined when there is none. */
   readonly session: "polling" | "websocket" | undefined;
@@ -24,19 +24,19 @@ export interface EngineRequest {
 /** Without a `sid`, or with an empty one, a request opens a session. */
 export const isHandshake = (query: URLSearchParams) => !query.get("sid");
 
+/** An `Upgrade` to any other protocol is an offer that a server may ignore (RFC 9110, 7.8), and this one does. */
+export const asksForWebSocket = (headers: Headers) => headers.get("upgrade")?.toLowerCase() === "websocket";
+
 /** What is wrong with a request; undefined when nothing is. A second WebSocket of a session is no fault. */
-export function faultOf({ method, upgrade, query, session }: EngineRequest): Fault | undefined {
+export function faultOf({ method, upgrades, query, session }: EngineRequest): Fault | undefined {
   const transport = query.get("transport") ?? "";
   if (!TRANSPORTS.has(transport)) return FAULTS.unknownTransport;
   if (isHandshake(query)) {
     if (method !== "GET") return FAULTS.badHandshakeMethod;
     if (query.get("EIO") !== "4") return FAULTS.unsupportedVersion;
   } else if (session === undefined) return FAULTS.unknownSession;
-  if (upgrade === null) {
-    const fits =
-      transport === "polling" && session !== "websocket" && (method === "GET" || method === "POST");
-    return fits ? undefined : FAULTS.badRequest;
-  }
-  const fits = transport === "websocket" && upgrade.toLowerCase() === "websocket" && method === "GET";
+  const fits = upgrades
+    ? transport === "websocket" && method === "GET"
+    : transport === "polling" && session !== "websocket" && (method === "GET" || method === "POST");
   return fits ? undefined : FAULTS.badRequest;
 }

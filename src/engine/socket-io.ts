@@ -205,7 +205,7 @@ export function createSocketIo({ namespaces, connectTimeoutMs, packetBytesMax }:
         this.#unfinished = undefined;
         this.session.close();
       }
-      // Who is in no namespace yet has its time already.
+      // Clients without a namespace already have a timeout.
       if (this.#unfinished === undefined || waiting.has(this)) return;
       packet.isAwaited = true;
       awaitFrom(this);

@@ -99,7 +99,7 @@ export function createHttpApp(options: HttpAppOptions): HttpApp {
     });
   }
 
-  // What the way through the app gives a page for a caller that is no browser, whoever it is.
+  // The headers that the middleware above gives to a page for a caller without an Origin.
   const pageHeaders = {
     "content-type": "application/json",
     "x-content-type-options": "nosniff",

@@ -4,12 +4,30 @@ import { ChatError } from "../errors.ts";
 import { bodyPiecesMaxOf } from "../limits.ts";
 import { parseJsonBody } from "../protocol/routes.ts";
 
-const JSON_TYPE = /^application\/json\s*(;\s*charset\s*=\s*"?utf-8"?\s*)?(;\s*)?$/i;
+const JSON_TYPE = /^application\/json[ \t]*/i;
+/** One parameter of a media type (RFC 9110, 5.6.6); nothing behind the semicolon is one too. */
+const PARAMETER =
+  /;[ \t]*(?:([!#$%&'*+.^_`|~\w-]+)[ \t]*=[ \t]*([!#$%&'*+.^_`|~\w-]+|"(?:[^"\\]|\\.)*"))?[ \t]*/y;
+const UTF8 = /^"?utf-?8"?$/i;
+
+/** Whether a body of this type is JSON in UTF-8. Parameters other than `charset` mean nothing for JSON, and are ignored. */
+function isJson(contentType: string): boolean {
+  const type = JSON_TYPE.exec(contentType);
+  if (type === null) return false;
+  for (let at = type[0].length; at < contentType.length; at = PARAMETER.lastIndex) {
+    PARAMETER.lastIndex = at;
+    const parameter = PARAMETER.exec(contentType);
+    if (parameter === null) return false;
+    const [, name, value = ""] = parameter;
+    if (name?.toLowerCase() === "charset" && !UTF8.test(value)) return false;
+  }
+  return true;
+}
 
 /** Refuses with `unsupported_media_type`, `payload_too_large` or `invalid_request`. */
 export async function readJsonBody(request: Request, bytesMax: number): Promise<unknown> {
   const encoding = request.headers.get("content-encoding") ?? "identity";
-  if (!JSON_TYPE.test(request.headers.get("content-type") ?? "") || encoding.toLowerCase() !== "identity") {
+  if (!isJson(request.headers.get("content-type") ?? "") || encoding.toLowerCase() !== "identity") {
     throw new ChatError("unsupported_media_type");
   }
   const tooLarge = new ChatError("payload_too_large", { text: `The body is longer than ${bytesMax} bytes.` });

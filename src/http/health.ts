@@ -1,4 +1,4 @@
-/** How the service is, for people and for whoever restarts it. Nothing here waits on the store. */
+/** The health of the service, for people and for supervisors. Nothing here waits on the store. */
 
 import type { Context } from "hono";
 import type { Chat } from "../chat/chat.ts";

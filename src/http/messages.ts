@@ -68,6 +68,11 @@ export function messageRoutes({
     return answers.send(c, json);
   }
 
+  function refuseDraining() {
+    const state = readiness();
+    if (!state.ready && state.reason === "draining") throw new ChatError("draining");
+  }
+
   return {
     ofUser: (c: Context<HttpEnv>) =>
       answer(
@@ -75,7 +80,7 @@ export function messageRoutes({
         parseUserHistory,
         ({ userId }) => ({ kind: "user", name: userId }),
         history.ofUser,
-        (page, { cursor }) => encodeUserPage(page, cursor),
+        (page, { writeCursor }) => encodeUserPage(page, writeCursor),
       ),
 
     ofRoom: (c: Context<HttpEnv>) =>
@@ -84,17 +89,19 @@ export function messageRoutes({
         parseRoomHistory,
         ({ room }) => ({ kind: "room", name: room }),
         history.ofRoom,
-        (page, { cursor }) => encodeRoomPage(page, cursor),
+        (page, { writeCursor }) => encodeRoomPage(page, writeCursor),
       ),
 
     async post(c: Context<HttpEnv>) {
-      const state = readiness();
-      if (!state.ready && state.reason === "draining") throw new ChatError("draining");
+      refuseDraining();
+      const body = await readJsonBody(c.req.raw, bodyBytesMax);
+      // The drain may have begun meanwhile: it waits for the sends that were taken before it, and for no later ones.
+      refuseDraining();
       const command = parsePostMessage(
         {
           rawRoom: rawName(c),
           idempotencyKey: c.req.header("idempotency-key"),
-          body: await readJsonBody(c.req.raw, bodyBytesMax),
+          body,
         },
         messageBytesMax,
       );

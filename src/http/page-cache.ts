@@ -1,7 +1,7 @@
 /**
- * Pages of history as they went out, kept for whoever asks the same again: encoded once, and good as long as nothing has
- * changed in the room or of the user that they show. What was asked for only once is not kept: whoever reads a whole
- * history would push out what others ask for again and again.
+ * Pages of history as they went out, kept for the next same request: encoded once, and good as long as nothing has changed
+ * in the room or of the user that they show. A page that was asked for only once is not kept: a reader of a whole history
+ * would push out the pages that others ask for again and again.
  */
 
 import { LIMITS } from "../limits.ts";

@@ -9,6 +9,9 @@ import { type HttpEnv, rawQuery } from "./target.ts";
 export const roomRoutes = ({ chat, answers }: { chat: Chat; answers: PageAnswers }) => ({
   async list(c: Context<HttpEnv>) {
     const query = parseRooms(rawQuery(c));
-    return answers.send(c, JSON.stringify(roomsPageToWire(await chat.history.rooms(query), query.cursor)));
+    return answers.send(
+      c,
+      JSON.stringify(roomsPageToWire(await chat.history.rooms(query), query.writeCursor)),
+    );
   },
 });

@@ -69,14 +69,16 @@ interface Range {
   readonly to?: Millis;
 }
 
+/** Writes the cursor of the page that goes on from there. */
+export type WriteCursor<Place> = (place: Place) => string;
+
 export interface UserHistoryQuery {
   readonly userId: UserId;
   readonly room?: RoomName;
   readonly before: UserCursorPlace | null;
   readonly messagesMax: number;
   readonly range: Range;
-  /** Writes the next page's cursor. */
-  readonly cursor: Cursor<UserCursorPlace>;
+  readonly writeCursor: WriteCursor<UserCursorPlace>;
 }
 
 export interface RoomHistoryQuery {
@@ -87,58 +89,76 @@ export interface RoomHistoryQuery {
     | { readonly kind: "after"; readonly seq: Seq; readonly epoch: Epoch | undefined };
   readonly messagesMax: number;
   readonly range: Range;
-  readonly cursor: Cursor<RoomCursorPlace>;
+  readonly writeCursor: WriteCursor<RoomCursorPlace>;
 }
 
 export interface RoomsQuery {
   readonly before: RoomsCursorPlace | null;
   readonly roomsMax: number;
-  readonly cursor: Cursor<RoomsCursorPlace>;
+  readonly writeCursor: WriteCursor<RoomsCursorPlace>;
 }
 
 /** Every reader below refuses with `invalid_request`; segments and queries come as they were sent, still encoded. */
 export function parseUserHistory(rawUserId: string, rawQuery: string): UserHistoryQuery {
   const userId = parseSegment("user_id", UserIdSchema, rawUserId);
-  const { room, limit, ...query } = parseQuery(UserQuery, rawQuery);
-  const range = rangeOf(query);
-  const cursor = userCursor(userId, room, range);
+  const { limit, cursor: text, ...given } = parseQuery(UserQuery, rawQuery);
+  const cursor = userCursor(userId);
+  const { place, asked } = resumed(cursor, text, given);
   return {
     userId,
-    ...(room !== undefined && { room }),
-    before: query.cursor === undefined ? null : cursor.read(query.cursor),
+    ...(asked.room !== undefined && { room: asked.room }),
+    before: place,
     messagesMax: limit,
-    range,
-    cursor,
+    range: rangeOf(asked),
+    writeCursor: (next) => cursor.write(next, asked),
   };
 }
 
 export function parseRoomHistory(rawRoom: string, rawQuery: string): RoomHistoryQuery {
   const room = parseSegment("room", RoomNameSchema, rawRoom);
-  const { after, epoch, limit, ...query } = parseQuery(RoomQuery, rawQuery);
-  if (query.cursor !== undefined && after !== undefined) throw faultAt("cursor", "cannot go with after");
+  const { epoch, limit, cursor: text, ...given } = parseQuery(RoomQuery, rawQuery);
+  const cursor = roomCursor(room);
+  const { place, asked } = resumed(cursor, text, given);
+  const { after } = asked;
   if (epoch !== undefined && after === undefined) throw faultAt("epoch", "can only go with after");
-  const range = rangeOf(query);
-  const cursor = roomCursor(room, range);
+  if (epoch !== undefined && place !== null && epoch !== place.epoch) throw unlikeCursor("epoch");
   const first =
     after === undefined ? ({ kind: "newest" } as const) : ({ kind: "after", seq: after, epoch } as const);
   return {
     room,
-    start: query.cursor === undefined ? first : cursor.read(query.cursor),
+    start: place ?? first,
     messagesMax: limit,
-    range,
-    cursor,
+    range: rangeOf(asked),
+    writeCursor: (next) => cursor.write(next, asked),
   };
 }
 
 export function parseRooms(rawQuery: string): RoomsQuery {
-  const query = parseQuery(RoomsQuery, rawQuery);
+  const { limit, cursor: text } = parseQuery(RoomsQuery, rawQuery);
   const cursor = roomsCursor();
-  return {
-    before: query.cursor === undefined ? null : cursor.read(query.cursor),
-    roomsMax: query.limit,
-    cursor,
-  };
+  const { place, asked } = resumed(cursor, text, {});
+  return { before: place, roomsMax: limit, writeCursor: (next) => cursor.write(next, asked) };
 }
+
+/**
+ * Where a list goes on, and what its first request asked for: as the cursor has it, and without a cursor as it is given now.
+ * What is given beside a cursor must be the same.
+ */
+function resumed<Place, Asked extends object>(
+  cursor: Cursor<Place, Asked>,
+  text: string | undefined,
+  given: Asked,
+): { readonly place: Place | null; readonly asked: Asked } {
+  if (text === undefined) return { place: null, asked: given };
+  const read = cursor.read(text);
+  for (const name of Object.keys(given) as (keyof Asked & string)[]) {
+    if (given[name] !== undefined && given[name] !== read.asked[name]) throw unlikeCursor(name);
+  }
+  return read;
+}
+
+const unlikeCursor = (path: string) =>
+  faultAt(path, "must be as in the request that the cursor's list began with, or left out");
 
 /** Refuses with `payload_too_large` too, where only the text's length is at fault. */
 export function parsePostMessage(
@@ -183,11 +203,11 @@ export function parseJsonBody(text: string): unknown {
 /** A page as JSON text, as are all that have messages in them: it may be kept. */
 export const encodeUserPage = (
   page: { readonly messages: readonly PastMessage[]; readonly next: UserCursorPlace | null },
-  cursor: Cursor<UserCursorPlace>,
+  writeCursor: WriteCursor<UserCursorPlace>,
 ) =>
   JSON.stringify({
     messages: page.messages.map(messageToWire),
-    next_cursor: page.next === null ? null : cursor.write(page.next),
+    next_cursor: page.next === null ? null : writeCursor(page.next),
   });
 
 export const encodeRoomPage = (
@@ -196,11 +216,11 @@ export const encodeRoomPage = (
     readonly messages: readonly Message[];
     readonly next: RoomCursorPlace | null;
   },
-  cursor: Cursor<RoomCursorPlace>,
+  writeCursor: WriteCursor<RoomCursorPlace>,
 ) =>
   JSON.stringify({
     messages: page.messages.map(messageToWire),
-    next_cursor: page.next === null ? null : cursor.write(page.next),
+    next_cursor: page.next === null ? null : writeCursor(page.next),
     epoch: page.head.epoch,
     first_seq: page.head.firstSeq,
     seq: page.head.seq,
@@ -211,14 +231,14 @@ export const roomsPageToWire = (
     readonly rooms: readonly (RoomsCursorPlace & { readonly seq: Seq })[];
     readonly next: RoomsCursorPlace | null;
   },
-  cursor: Cursor<RoomsCursorPlace>,
+  writeCursor: WriteCursor<RoomsCursorPlace>,
 ) => ({
   rooms: page.rooms.map(({ room, seq, lastMessageAt }) => ({
     room,
     seq,
     last_message_at: formatTimestamp(lastMessageAt),
   })),
-  next_cursor: page.next === null ? null : cursor.write(page.next),
+  next_cursor: page.next === null ? null : writeCursor(page.next),
 });
 
 /** How a refusal reads over HTTP: what an event calls an invalid payload is an invalid request here. */
@@ -230,8 +250,16 @@ export function refusalToWire(error: ChatError) {
 const faultAt = (path: string, message: string) =>
   new ChatError("invalid_request", { issues: [{ path, message }] });
 
+/**
+ * U+FFFD as the runtime writes it in the place of raw bytes that are not UTF-8. Taken, it would name another room than the
+ * one that was asked for. A client that means the character itself writes it in small letters.
+ */
+const REPLACED_BYTES = "%EF%BF%BD";
+
 /** Percent-encoding, strictly: what is not UTF-8 is refused. */
 function decoded(raw: string, path: string): string {
+  if (raw.includes(REPLACED_BYTES))
+    throw faultAt(path, "must be UTF-8; the character U+FFFD is written %ef%bf%bd");
   try {
     return decodeURIComponent(raw);
   } catch {

@@ -7,12 +7,21 @@ import type { Epoch, RoomName, Seq, UserId } from "../domain/ids.ts";
 import type { RoomHead } from "../domain/sequence.ts";
 import type { Millis } from "../domain/time.ts";
 
+/** What became of a draft. `epoch` is the store's at that moment: a message belongs to it and to no other. */
 export type AppendResult =
-  | { readonly kind: "stored"; readonly message: Message }
+  | { readonly kind: "stored"; readonly message: Message; readonly epoch: Epoch }
   /** The same `(room, user, client id)` and text was stored before: this is that message. */
-  | { readonly kind: "duplicate"; readonly message: Message }
-  /** `conflict`: not stored. `storage_unavailable`: unknown whether it was stored. */
-  | { readonly kind: "refused"; readonly error: ChatError };
+  | { readonly kind: "duplicate"; readonly message: Message; readonly epoch: Epoch }
+  /** Certainly not stored. */
+  | { readonly kind: "rejected"; readonly error: ChatError }
+  /** It may be stored, or land later: the store did not say. */
+  | { readonly kind: "unknown"; readonly error: ChatError };
+
+/** The newest numbers of some rooms, all of one epoch, in the order of the question. */
+export interface RoomHeads {
+  readonly epoch: Epoch;
+  readonly seqs: readonly Seq[];
+}
 
 /** At most so many messages, and none after the one that brings the UTF-8 bytes of the texts to the ceiling. */
 export interface PageBounds {
@@ -78,15 +87,15 @@ export interface MessageRepository {
   /**
    * Stores the drafts in this order, together: one transaction, or one ordered batch. The results stand in the order
    * of the drafts. A stored message's numbers follow the drafts' order within each room. One call at a time: the
-   * caller waits for the result before the next call.
+   * caller waits for the result before the next call. Rejects when the outcome of every draft is unknown.
    */
   append(drafts: readonly Draft[]): Promise<readonly AppendResult[]>;
 
   /** The room's bounds now; an unknown room is an empty one. */
   head(room: RoomName): Promise<RoomHead>;
 
-  /** The newest numbers of these rooms (at most LIMITS.headPollRoomsMax), 0 for an unknown one, in their order. */
-  heads(rooms: readonly RoomName[]): Promise<readonly Seq[]>;
+  /** The newest numbers of these rooms (at most LIMITS.headPollRoomsMax), 0 for an unknown one. */
+  heads(rooms: readonly RoomName[]): Promise<RoomHeads>;
 
   /** What came after `after`, oldest first, without a hole (from `firstSeq` on where `after` lies below it). */
   readAfter(room: RoomName, after: Seq, bounds: PageBounds, range?: TimeRange): Promise<RoomPage>;
@@ -126,6 +135,6 @@ export type PageSubject =
 /** What ties a repository to the world around it. Chance comes from outside. */
 export interface RepositoryWorld {
   readonly log: Log;
-  /** A fresh name for the life of a store that is just being made. */
+  /** A name that no other epoch has. */
   readonly newEpoch: () => Epoch;
 }

@@ -4,7 +4,7 @@ import { fstatSync } from "node:fs";
 import { LIMITS } from "../limits.ts";
 
 const STDOUT = 1;
-// Not process.stdout: it throws at whoever writes once nobody reads, and loads streams that nothing else needs.
+// Not process.stdout: it throws at the writer once the reader has gone, and loads streams that nothing else needs.
 const sink = Bun.stdout.writer();
 
 /** What is written once the reader has taken what it was given before. */
@@ -22,8 +22,8 @@ export function isOnScreen(): boolean {
 }
 
 /**
- * Writes in order, at once where the reader keeps up. What nobody reads any more is dropped: the service goes on without
- * a listener.
+ * Writes in order, at once where the reader keeps up. When the reader is gone the text is dropped, and the service goes
+ * on.
  * @returns false when a reader that does not read has let too much wait, and this was dropped
  */
 export function print(text: string): boolean {
@@ -39,7 +39,8 @@ export function print(text: string): boolean {
 
 function write(text: string): void {
   try {
-    sink.write(text);
+    // It rejects too, where the terminal has gone away.
+    ignoreFailure(sink.write(text));
     const flushed = sink.flush();
     if (!(flushed instanceof Promise)) return;
     isFull = true;
@@ -47,6 +48,10 @@ function write(text: string): void {
   } catch {
     // The pipe is closed.
   }
+}
+
+function ignoreFailure(written: number | Promise<number>): void {
+  if (written instanceof Promise) written.catch(() => {});
 }
 
 function writeWaiting(): void {

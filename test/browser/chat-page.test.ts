@@ -1,11 +1,10 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
-import { existsSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
-import { type Browser, type BrowserContext, chromium, type Page } from "playwright-core";
+import type { Browser, BrowserContext, Page } from "playwright-core";
+import { launchBrowser } from "../fixture/browser.ts";
 import { type Program, startProgram, temporaryFolder } from "../fixture/program.ts";
 
-const CHROMIUM = process.env.CHROMIUM_PATH ?? "/usr/bin/chromium";
 /** How long the page may take for anything that it does by itself. */
 const timeout = 15_000;
 
@@ -21,14 +20,9 @@ const start = (port = "0") =>
   });
 
 beforeAll(async () => {
-  if (!existsSync(CHROMIUM)) {
-    throw new Error(
-      `The browser tests need Chromium at ${CHROMIUM}: apt-get install chromium, or set CHROMIUM_PATH.`,
-    );
-  }
   folder = await temporaryFolder();
   program = await start();
-  browser = await chromium.launch({ executablePath: CHROMIUM, args: ["--no-sandbox", "--disable-quic"] });
+  browser = await launchBrowser();
 }, 60_000);
 
 afterAll(async () => {

@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { createLocalBus } from "../../src/bus/local.ts";
-import type { RoomName, Seq, UserId } from "../../src/domain/ids.ts";
+import type { Epoch, RoomName, Seq, UserId } from "../../src/domain/ids.ts";
 import type { Message } from "../../src/domain/message.ts";
 import { toMillis } from "../../src/domain/time.ts";
 import { createLog } from "../../src/observe/log.ts";
@@ -15,6 +15,8 @@ const message: Message = {
   receivedAt: toMillis(0),
 };
 
+const epoch = "one" as Epoch;
+
 function bus() {
   const lines: string[] = [];
   const log = createLog({ level: "info", pretty: false, write: (line) => lines.push(line), now: () => 0 });
@@ -24,9 +26,9 @@ function bus() {
 test("publish tells every listener before it returns", () => {
   const heard: Message[] = [];
   const { bus: local } = bus();
-  local.subscribe((messages) => heard.push(...messages));
-  local.subscribe((messages) => heard.push(...messages));
-  local.publish([message]);
+  local.subscribe(({ entries }) => heard.push(...entries));
+  local.subscribe(({ entries }) => heard.push(...entries));
+  local.publish({ epoch, entries: [message] });
   expect(heard).toEqual([message, message]);
 });
 
@@ -36,8 +38,8 @@ test("publish survives a listener that throws, and says so", () => {
   local.subscribe(() => {
     throw new Error("deaf");
   });
-  local.subscribe((messages) => heard.push(...messages));
-  local.publish([message]);
+  local.subscribe(({ entries }) => heard.push(...entries));
+  local.publish({ epoch, entries: [message] });
   expect(heard).toEqual([message]);
   expect(lines.join()).toContain("deaf");
 });
@@ -45,8 +47,8 @@ test("publish survives a listener that throws, and says so", () => {
 test("close ends the telling", async () => {
   const heard: Message[] = [];
   const { bus: local } = bus();
-  local.subscribe((messages) => heard.push(...messages));
+  local.subscribe(({ entries }) => heard.push(...entries));
   await local.close();
-  local.publish([message]);
+  local.publish({ epoch, entries: [message] });
   expect(heard).toEqual([]);
 });

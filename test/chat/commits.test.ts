@@ -21,14 +21,17 @@ afterEach(async () => {
   await folder[Symbol.asyncDispose]();
 });
 
-function committing(queueMs: number = LIMITS.commitQueueMs) {
+function committing(
+  queueMs: number = LIMITS.commitQueueMs,
+  store: Pick<GatedRepository, "append"> = repository,
+) {
   const published: Message[][] = [];
   const doubted: RoomName[] = [];
   const metrics = createMetrics();
   const bus = createLocalBus({ log: silentLog });
-  bus.subscribe((messages) => published.push([...messages]));
+  bus.subscribe(({ entries }) => published.push([...entries]));
   const commits = createCommits({
-    repository,
+    repository: store,
     bus,
     queueMs,
     monotonicNow: () => performance.now(),
@@ -80,7 +83,7 @@ describe("commit", () => {
   test("answers each draft with its own result, and publishes what is stored, new or not, before it answers", async () => {
     const { commits, bus, published } = committing();
     const told: string[] = [];
-    bus.subscribe((messages) => told.push(`published ${messages.length}`));
+    bus.subscribe(({ entries }) => told.push(`published ${entries.length}`));
     const sent = [
       draft("a", { client: "c", text: "one" }),
       draft("a", { client: "c", text: "one" }),
@@ -116,6 +119,22 @@ describe("commit", () => {
     expect(Number((await commits.commit(draft("a"))).message.seq)).toBe(1);
     expect(published.flat()).toHaveLength(1);
     expect(metrics.snapshot()).toMatchObject({ store_failures_total: 2, messages_refused_total: 4 });
+  });
+
+  test("doubts the room of an outcome that is unknown, and none where a draft was certainly not stored", async () => {
+    const error = new ChatError("storage_unavailable");
+    const { commits, doubted, published, metrics } = committing(LIMITS.commitQueueMs, {
+      append: async () => [
+        { kind: "rejected", error },
+        { kind: "unknown", error },
+        { kind: "rejected", error: new ChatError("conflict") },
+      ],
+    });
+    const codes = [draft("a"), draft("b"), draft("c")].map((one) => codeOf(commits.commit(one)));
+    expect(await Promise.all(codes)).toEqual(["storage_unavailable", "storage_unavailable", "conflict"]);
+    expect(doubted).toEqual([room("b")]);
+    expect(published.flat()).toEqual([]);
+    expect(metrics.snapshot()).toMatchObject({ store_failures_total: 1, messages_refused_total: 3 });
   });
 
   test("counts a batch that failed as one failure, however many parts its answers come in", async () => {

@@ -1,6 +1,6 @@
 import { Database } from "bun:sqlite";
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
-import { createFeeds, type Feeds } from "../../src/chat/feeds.ts";
+import { createFeeds } from "../../src/chat/feeds.ts";
 import { parseEpoch } from "../../src/domain/ids.ts";
 import type { Message } from "../../src/domain/message.ts";
 import { ChatError } from "../../src/errors.ts";
@@ -8,10 +8,14 @@ import { LIMITS } from "../../src/limits.ts";
 import { createMetrics } from "../../src/observe/metrics.ts";
 import { assured, chance, drafts, range, room, seq, stored } from "../contract/drafting.ts";
 import { type GatedRepository, gated, watchedLog } from "../fixture/gated.ts";
-import { openSqlite, scratch } from "../fixture/sqlite.ts";
+import { scratch, silentLog } from "../fixture/sqlite.ts";
+import { openSqliteRepository } from "../../src/repository/sqlite/open.ts";
 
 const LOBBY = room("lobby");
 const epoch = (name: string) => assured(parseEpoch(name));
+const EPOCH = epoch("one");
+const openSqlite = (path: string, named = EPOCH) =>
+  openSqliteRepository({ path, log: silentLog, newEpoch: () => named });
 const seed = Number(process.env.FEEDS_SEED ?? Math.floor(Math.random() * 2 ** 31));
 
 let folder: Awaited<ReturnType<typeof scratch>>;
@@ -45,7 +49,12 @@ async function occupied({ shared = false } = {}) {
   hold.release();
   return {
     repository,
-    feeds,
+    feeds: {
+      ...feeds,
+      /** Takes what was committed in this epoch. */
+      accept: (entries: readonly Message[]) => feeds.accept({ epoch: EPOCH, entries }),
+    },
+    bus: feeds.accept,
     told,
     deafRooms,
     dismissed,
@@ -274,7 +283,60 @@ describe("a fault", () => {
   });
 });
 
-describe("another life of the store", () => {
+describe("another epoch of the store", () => {
+  test("is never delivered; the next beat lets the members go at once, and a join begins there", async () => {
+    await using lobby = await occupied();
+    const { repository, feeds, bus, told, dismissed } = lobby;
+    feeds.accept(await append(repository, 2));
+    await using there = await scratch();
+    const other = await openSqlite(there.path, epoch("two"));
+    await other.append(drafts("lobby", 1));
+    repository.replace(other);
+    // As long as the former one: only the epoch tells them apart.
+    const batch = await append(repository, 1);
+    bus({ epoch: epoch("two"), entries: batch });
+    expect(told).toEqual([1, 2]);
+    await feeds.beat();
+    expect(dismissed).toEqual(["lobby"]);
+    const back = feeds.hold(LOBBY);
+    expect(back.start(await repository.head(LOBBY)).delivered()).toBe(seq(2));
+    back.release();
+    feeds.accept(batch); // of the former epoch, late
+    bus({ epoch: epoch("two"), entries: await append(repository, 1) });
+    expect(told).toEqual([1, 2, 3]);
+    await other.close();
+  });
+
+  test("that is found while a gap is read is not delivered", async () => {
+    await using lobby = await occupied();
+    const { repository, feeds, told, dismissed, logged } = lobby;
+    await append(repository, 2); // lost by the bus
+    const third = await append(repository, 1);
+    await using there = await scratch();
+    const other = await openSqlite(there.path, epoch("two"));
+    await other.append(drafts("lobby", 5));
+    repository.replace(other);
+    const unread = logged("room_gap_unread");
+    feeds.accept(third);
+    await unread;
+    expect(told).toEqual([]);
+    expect(dismissed).toEqual(["lobby"]);
+    await other.close();
+  });
+
+  test("does not take what waited for a join's first answer in the former one", async () => {
+    await using lobby = await occupied();
+    const { repository, feeds } = lobby;
+    const aside = room("aside");
+    const hold = feeds.hold(aside);
+    const { seq: third, ...rest } = assured((await append(repository, 3))[2]);
+    feeds.accept([{ ...rest, room: aside, seq: third }]);
+    const feed = hold.start({ epoch: epoch("two"), seq: seq(2), firstSeq: seq(1) });
+    expect(feed.delivered()).toBe(seq(2));
+    expect(hold.collected).toEqual([]);
+    hold.release();
+  });
+
   test("lets the members go at the first join that sees it, and begins there", async () => {
     await using lobby = await occupied();
     const { repository, feeds, told, dismissed } = lobby;
@@ -288,7 +350,7 @@ describe("another life of the store", () => {
     expect(told).toEqual(range(1, 5));
   });
 
-  test("is no life for a join that began in the last one", async () => {
+  test("ends a join that began in the former one", async () => {
     await using lobby = await occupied();
     const { repository, feeds, told } = lobby;
     await append(repository, 3);
@@ -307,7 +369,7 @@ describe("another life of the store", () => {
 });
 
 describe("hold", () => {
-  test("gives nothing of a former life to a join that sees another one", async () => {
+  test("gives nothing of a former epoch to a join that sees another one", async () => {
     await using lobby = await occupied();
     const { repository, feeds } = lobby;
     const hold = feeds.hold(LOBBY);
@@ -345,7 +407,7 @@ describe("hold", () => {
   test("collects what is told meanwhile, and a feed without members ends with its last hold", async () => {
     await using lobby = await occupied();
     const { repository } = lobby;
-    const feeds: Feeds = lobby.feeds;
+    const { feeds } = lobby;
     const hold = feeds.hold(LOBBY);
     feeds.accept(await append(repository, 2));
     feeds.setOccupied(LOBBY, false);

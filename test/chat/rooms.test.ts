@@ -99,7 +99,8 @@ async function opened(path: string, joinedRoomsMax: number = LIMITS.joinedRoomsM
       ),
     /** Commits so many and tells the room. */
     async say(count: number) {
-      feeds.accept((await repository.append(drafts("lobby", count))).map(stored));
+      const entries = (await repository.append(drafts("lobby", count))).map(stored);
+      feeds.accept({ epoch: (await repository.head(LOBBY)).epoch, entries });
     },
   };
 }

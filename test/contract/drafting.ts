@@ -57,7 +57,9 @@ export const duplicate = (result: AppendResult | undefined): Message => {
   return result.message;
 };
 export const refusal = (result: AppendResult | undefined): string =>
-  result?.kind === "refused" ? result.error.code : `not refused: ${Bun.inspect(result)}`;
+  result?.kind === "rejected" || result?.kind === "unknown"
+    ? result.error.code
+    : `not refused: ${Bun.inspect(result)}`;
 
 export const seqs = (messages: readonly { seq: Seq | null }[]) =>
   messages.map((message) => Number(message.seq));
@@ -81,7 +83,7 @@ export const byCodePoint = (a: string, b: string) => Buffer.compare(Buffer.from(
 export const newestFirst = (a: UserPlace, b: UserPlace) =>
   b.receivedAt - a.receivedAt || byCodePoint(b.id, a.id);
 
-export type NaiveResult = { kind: "refused" } | { kind: "stored" | "duplicate"; message: Message };
+export type NaiveResult = { kind: "rejected" } | { kind: "stored" | "duplicate"; message: Message };
 
 /** The promises in their plainest form, to compare a store with. */
 export function naiveStore() {
@@ -93,7 +95,7 @@ export function naiveStore() {
       const key = JSON.stringify([said.room, said.userId, clientId]);
       const first = clientId === null ? undefined : named.get(key);
       if (first !== undefined)
-        return first.text === said.text ? { kind: "duplicate", message: first } : { kind: "refused" };
+        return first.text === said.text ? { kind: "duplicate", message: first } : { kind: "rejected" };
       const before = rooms.get(said.room) ?? [];
       const receivedAt = Math.max(said.receivedAt, before.at(-1)?.receivedAt ?? 0) as Millis;
       const message: Message = { ...said, seq: seq(before.length + 1), receivedAt };

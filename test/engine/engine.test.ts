@@ -84,6 +84,19 @@ describe("createEngine refuses what breaks the protocol", () => {
     expect([...engine.connections()]).toHaveLength(0);
   });
 
+  test.each(["h2c", "TLS/1.0", "h2c, websocket"])(
+    "an Upgrade to %s is ignored: a client that offers it polls",
+    async (protocol) => {
+      const { url, port } = start();
+      const upgrade = `Upgrade: ${protocol}\r\n`;
+      const opened = await rawExchange(port, upgradeHead("EIO=4&transport=polling", upgrade), headersCame);
+      expect(statusOf(opened)).toBe(200);
+      const session = await openPolling(url, { upgrade: protocol, connection: "Upgrade" });
+      expect(await (await session.post("40")).text()).toBe("ok");
+      expect(await (await session.poll()).text()).toStartWith('40{"sid":');
+    },
+  );
+
   test("a path beneath gets 404", async () => {
     const { engine, url, server } = start();
     expect((await engine.handle(new Request(`${url}/socket.io/x`), server)).status).toBe(404);
@@ -347,6 +360,19 @@ describe("createEngine bounds what a client sends", () => {
     const headers = { "Content-Type": "application/octet-stream" };
     expect((await session.post("40", { headers })).status).toBe(400);
     await closed;
+  });
+
+  test("a body that is not UTF-8 closes the session, and nothing of it is heard", async () => {
+    const heard: unknown[] = [];
+    const house = start({ onEvent: (_, name, args) => void heard.push([name, ...args]) });
+    const session = await openPolling(house.url);
+    await session.post("40");
+    const closed = closeOf(house);
+    const body = Buffer.from('42["say","a\xff"]', "latin1");
+    const answer = await fetch(session.url, { method: "POST", body });
+    expect(await faultOf(answer)).toEqual({ status: 400, code: 3 });
+    await closed;
+    expect(heard).toEqual([]);
   });
 
   test("a body that its client gives up closes the session", async () => {

@@ -37,6 +37,9 @@ describe("readJsonBody", () => {
     "application/x-www-form-urlencoded",
     "application/json; charset=utf-16",
     "application/jsonx",
+    "application/json; charset=utf8; charset=latin1",
+    "application/json; profile=a b",
+    `application/json;${" ".repeat(8_000)}=`,
   ])("refuses a body of type %s with 415", async (type) => {
     const answer = await post(app, "refused", { user_id: "a", message: "x" }, { "content-type": type });
     expect(await refusalOf(answer)).toMatchObject({ status: 415, code: "unsupported_media_type" });
@@ -46,6 +49,9 @@ describe("readJsonBody", () => {
     "application/json; charset=utf-8",
     "Application/JSON;charset=UTF-8",
     'application/json; charset="utf-8"',
+    "application/json; charset=utf8",
+    'application/json; charset=UTF8; profile="https://a.example/b;c"',
+    'application/json;odata.metadata=minimal; note="a \\" b";charset=utf-8;',
   ])("takes a body of type %s", async (type) => {
     const answer = await post(app, "typed", { user_id: "a", message: "x" }, { "content-type": type });
     expect(answer.status).toBe(201);

@@ -1,4 +1,7 @@
-/** How the program ends: at SIGTERM and SIGINT in order, at a second signal at once, at the deadline in any case. */
+/**
+ * How the program ends: at SIGTERM, SIGINT, SIGQUIT and the loss of its terminal in order, at a second signal at once, at the
+ * deadline in any case.
+ */
 
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync } from "node:fs";
@@ -7,7 +10,7 @@ import { join } from "node:path";
 import { belongings } from "../fixture/belongings.ts";
 import { connectMember, type Member, readRoom } from "../fixture/member.ts";
 import { ownServers, startMongo } from "../fixture/mongodb.ts";
-import { spawnProgram } from "../fixture/program.ts";
+import { FROM_SOURCE, spawnProgram } from "../fixture/program.ts";
 import { slowDisk } from "../fixture/slow-disk.ts";
 
 setDefaultTimeout(30_000);
@@ -38,7 +41,7 @@ const numbers = (count: number): unknown[] => Array.from({ length: count }, (_, 
 const handshake = (url: string) => fetch(`${url}/socket.io/?EIO=4&transport=polling`);
 
 describe("the program's end", () => {
-  for (const signal of ["SIGTERM", "SIGINT"] as const) {
+  for (const signal of ["SIGTERM", "SIGINT", "SIGQUIT"] as const) {
     test.concurrent(`at ${signal} is clean: exit 0, and the store is one file`, async () => {
       const cwd = await folder();
       const program = await start({ cwd, env: { DRAIN_MS: "0" } });
@@ -52,6 +55,42 @@ describe("the program's end", () => {
       expect(program.output()).toMatch(/"event":"stopped","in_time":true,"messages_stored_total":1,/);
     });
   }
+
+  test.concurrent("does not come at SIGHUP where there is no terminal: the service goes on", async () => {
+    const program = await start({ cwd: await folder(), env: { DRAIN_MS: "0" } });
+    const ignored = program.line(/"event":"sighup_ignored"/);
+    program.end("SIGHUP");
+    await ignored;
+    expect((await fetch(`${program.url}/readyz`)).status).toBe(200);
+    expect(await program.end()).toBe(0);
+  });
+
+  test.concurrent("is clean when its terminal goes away: exit 0, and the store is one file", async () => {
+    const cwd = await folder();
+    const { promise: listening, resolve: listens } = Promise.withResolvers<string>();
+    let shown = "";
+    const child = Bun.spawn([...FROM_SOURCE], {
+      cwd,
+      env: { PATH: process.env.PATH, HOST: "127.0.0.1", PORT: "0", DRAIN_MS: "0" },
+      terminal: {
+        cols: 500,
+        data(_, bytes) {
+          shown += bytes.toString();
+          const url = /listening url=(\S+)/.exec(shown)?.[1];
+          if (url !== undefined) listens(url);
+        },
+      },
+    });
+    undo.push(() => child.kill("SIGKILL"));
+    const ana = await member(await listening);
+    await ana.join({ room: "lobby", user_id: "ana" });
+    await ana.send({ room: "lobby", user_id: "ana", message: "bye" });
+    const [parting] = partings([ana]);
+    child.terminal?.close();
+    expect([await child.exited, child.signalCode]).toEqual([0, null]);
+    expect((await parting)?.reason).toBe("transport close");
+    expect((await readdir(join(cwd, "data"))).sort()).toEqual(["chat.db", "chat.db.lock"]);
+  });
 
   test.concurrent("waits for the sends in flight: they are stored, delivered and acked", async () => {
     const cwd = await folder();

@@ -2,7 +2,7 @@
 
 import { Database } from "bun:sqlite";
 import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { chmod, mkdir, writeFile } from "node:fs/promises";
+import { chmod, mkdir, readdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { belongings } from "../fixture/belongings.ts";
 import { connectMember, readRoom } from "../fixture/member.ts";
@@ -110,6 +110,19 @@ describe("the program's start", () => {
     expect(code).toBe(78);
     expect(lines.join("\n")).toMatch(/^MAX_FRAME_BYTES .*MAX_MESSAGE_BYTES/);
   });
+
+  test.each([12, 16, 20, 30])(
+    "at most %d open files: one line that says what to do, exit 1, and nothing is made",
+    async (files) => {
+      const cwd = await folder();
+      const command = ["sh", "-c", `ulimit -n ${files} && exec "$0" "$1"`, ...FROM_SOURCE];
+      const { code, lines } = await startFailure({ cwd, command });
+      expect(lines).toHaveLength(1);
+      expect(lines[0]).toMatch(/^cannot start: only \d+ more files can be opened, .*ulimit -n/);
+      expect(code).toBe(1);
+      expect(await readdir(cwd)).toEqual([]);
+    },
+  );
 
   test("a taken port: one line, exit 1, and the store is let go", async () => {
     const cwd = await folder();
@@ -228,7 +241,7 @@ describe("a store that cannot be used: one line that names the file, exit 1:", (
     ],
     [
       "a read-only folder",
-      /read-only|cannot be opened|may not be accessed/,
+      /its folder \S+closed is not writable \(EACCES\), and its log must lie beside it$/,
       async (cwd) => {
         await mkdir(join(cwd, "closed"), { mode: 0o555 });
         return "closed/x.db";
@@ -236,7 +249,7 @@ describe("a store that cannot be used: one line that names the file, exit 1:", (
     ],
     [
       "a read-only folder with a file that was fine",
-      /read-only|cannot be opened|may not be accessed/,
+      /its folder \S+closed is not writable \(EACCES\), and its log must lie beside it$/,
       async (cwd) => {
         await made(join(cwd, "closed", "x.db"));
         await chmod(join(cwd, "closed"), 0o555);

@@ -1,25 +1,20 @@
 /**
- * Appending to rooms that other services may write too, without a counter. The unique index on `(room, seq)` decides who
- * is first; whoever was not reads the head again and goes on. Everything goes out as one ordered batch, which leaves a
- * prefix when it fails: so there is never a hole. After a failure nothing is believed: the ids are asked for.
+ * Appending to rooms that other services may write too, without a counter. The unique index on `(room, seq)` decides which
+ * service is first; the other reads the room's end again and goes on. Everything goes out as one ordered batch, which leaves
+ * a prefix when it fails: so there is never a hole. After a failure nothing is assumed: the ids are asked for.
  */
 
 import { type Document, type Filter, MongoBulkWriteError, MongoError } from "mongodb";
-import { parseSeq, type RoomName, SEQ_ZERO, type Seq, seqAfter } from "../../domain/ids.ts";
+import { type Epoch, type RoomName, type Seq, seqAfter } from "../../domain/ids.ts";
 import type { Draft, Message } from "../../domain/message.ts";
-import { type Millis, toMillis } from "../../domain/time.ts";
+import type { Millis } from "../../domain/time.ts";
 import { assert, ChatError } from "../../errors.ts";
 import { MONGO_TIMES, QUICK } from "./client.ts";
 import type { MongoConnection } from "./connection.ts";
-import { DUPLICATE_KEY, type Life } from "./epoch.ts";
-import { NEWEST_OF_EACH_ROOM, NUMBERED, readMessage, ROOM_SEQ, readTime, toDocument } from "./schema.ts";
+import { DUPLICATE_KEY, type StoreEpoch } from "./epoch.ts";
+import type { RoomEnd } from "./room-numbers.ts";
+import { readMessage, toDocument } from "./schema.ts";
 import type { AppendResult } from "../repository.ts";
-
-/** The end of a room, after which the next message goes. */
-interface RoomEnd {
-  seq: Seq;
-  receivedAt: Millis;
-}
 
 /** A number that another service's message has: committed by a majority, or not yet. */
 interface TakenPlace {
@@ -34,24 +29,30 @@ interface Batch {
   /** Which draft, by place, speaks for its `(room, user, client id)`; the later ones follow it. */
   readonly leaders: ReadonlyMap<string, number>;
   /** What is stored under a `(room, user, client id)`. */
-  readonly named: Map<string, Message>;
-  /** Places whose draft went out in an insert of which nobody knows what it stored. */
-  readonly unsure: Set<number>;
+  readonly named: Map<string, { readonly message: Message; readonly epoch: Epoch }>;
+  /** Places whose draft went out in an insert that is under way, or whose outcome is unknown. */
+  readonly sent: Set<number>;
+  /** There was such an insert. */
+  unsure: boolean;
+  /** Where rooms end by what this batch stored, until that is kept: nothing of it may be told before. */
+  readonly unkept: Map<RoomName, RoomEnd>;
 }
 
 export function createMongoAppend(connection: MongoConnection) {
-  /** What has no result when the time is over is refused, its outcome unknown; rejects when that is all there is to say. */
+  /** A draft without a result when the time is over: unknown if it was sent, rejected if it was not. */
   return async (drafts: readonly Draft[]): Promise<readonly AppendResult[]> => {
     const batch = openBatch(drafts);
     let cause: unknown;
     try {
-      await connection.run((life, ended) => appendAll(connection, batch, life, ended));
+      await connection.run((epoch, ended) => appendAll(connection, batch, epoch, ended));
     } catch (error) {
       cause = error;
     }
     settleFollowers(batch);
-    if (cause !== undefined && batch.results.every((result) => result === undefined)) throw cause;
-    return batch.results.map((result) => result ?? refusedUnknown(cause));
+    return drafts.map((draft, place) => {
+      const leader = batch.leaders.get(nameOf(draft) ?? "") ?? place;
+      return batch.results[place] ?? (batch.sent.has(leader) ? unknown(cause) : rejected(cause));
+    });
   };
 }
 
@@ -61,7 +62,11 @@ function openBatch(drafts: readonly Draft[]): Batch {
     const name = nameOf(draft);
     if (name !== undefined && !leaders.has(name)) leaders.set(name, place);
   }
-  return { drafts, results: drafts.map(() => undefined), leaders, named: new Map(), unsure: new Set() };
+  const results = drafts.map(() => undefined);
+  return {
+    ...{ drafts, results, leaders, named: new Map(), sent: new Set(), unsure: false },
+    unkept: new Map(),
+  };
 }
 
 const nameOf = ({ room, userId, clientId }: Draft): string | undefined =>
@@ -75,27 +80,32 @@ const openPlaces = ({ drafts, results, leaders }: Batch): number[] =>
     return name === undefined || leaders.get(name) === place;
   });
 
-/** Goes on until every draft that leads has a result, or nobody waits any more. May be begun again after it threw. */
+/** Goes on until every draft that leads has a result, or the caller has stopped waiting. May be called again after it threw. */
 async function appendAll(
   connection: MongoConnection,
   batch: Batch,
-  firstLife: Life,
+  firstEpoch: StoreEpoch,
   ended: AbortSignal,
 ): Promise<void> {
-  let life = firstLife;
+  let epoch = firstEpoch;
   let verified = false;
   // The first try asks nothing: the unique indexes find what was there before.
   let asks = false;
   let taken: TakenPlace | undefined;
   for (let attempt = 0; !ended.aborted; attempt++) {
     try {
-      if (asks) await settleKnown(connection, batch);
+      if (asks) await settleKnown(connection, batch, epoch.name);
+      await connection.numbers.keep(batch.unkept, epoch);
+      batch.unkept.clear();
       const places = openPlaces(batch);
       if (places.length === 0) return;
       const rooms = new Set(places.map((place) => draftAt(batch.drafts, place).room));
-      // Whoever was not first asks only for the ends, so that the next try is a quicker one than a newcomer's first: of
-      // several services that never rest, each gets its turn.
-      const [ends] = await Promise.all([readEnds(connection, rooms), verified || connection.verify(life)]);
+      // After losing the race ask only for the ends, so that the next try is a quicker one than another service's first:
+      // of several services that never rest, each gets its turn.
+      const [ends] = await Promise.all([
+        connection.numbers.ends(rooms, epoch),
+        verified || connection.verify(epoch),
+      ]);
       if (ended.aborted) return;
       verified = true;
       if (taken !== undefined && (ends.get(taken.room)?.seq ?? taken.seq) < taken.seq) {
@@ -104,19 +114,18 @@ async function appendAll(
         await pause(batch, attempt);
         continue;
       }
-      const outcome = await insert(connection, batch, places, ends);
-      if (outcome === "all") return;
+      const outcome = await insert(connection, batch, places, ends, epoch.name);
       asks = outcome === "known";
-      taken = outcome === "known" ? undefined : outcome.outrunAt;
+      taken = typeof outcome === "string" ? undefined : outcome.outrunAt;
     } catch (error) {
-      // What is not the driver's word is another life of the store, or a defect of ours.
+      // An error that is not the driver's says that the epoch changed, or is a defect of ours.
       if (ended.aborted || !(error instanceof MongoError)) throw error;
       connection.failed(error);
-      // What was sent may be stored: it is worth the whole time to find out. Else whoever waits learns it soon.
-      life = await connection.up(batch.unsure.size > 0 ? MONGO_TIMES.operationMs : MONGO_TIMES.comeUpMs);
+      // What was sent may be stored: use the whole time to find out. Else tell the sender soon.
+      epoch = await connection.up(batch.unsure ? MONGO_TIMES.operationMs : MONGO_TIMES.comeUpMs);
       [verified, asks] = [false, true];
     }
-    // What is there, but not yet by a majority, takes a moment. Whoever was outrun must not rest.
+    // A message that a majority does not have yet takes a moment. After losing a race retry at once.
     if (asks && attempt > 0) await pause(batch, attempt);
   }
 }
@@ -128,14 +137,19 @@ function pause({ drafts }: Batch, attempt: number): Promise<void> {
 }
 
 /** Gives results to the drafts that are stored for good already, by an earlier try or under the same client id. */
-async function settleKnown({ messages, documents }: MongoConnection, batch: Batch): Promise<void> {
+async function settleKnown(
+  { messages, documents }: MongoConnection,
+  batch: Batch,
+  epoch: Epoch,
+): Promise<void> {
   const places = openPlaces(batch);
   const open = places.map((place) => draftAt(batch.drafts, place));
   const byId = new Map(
-    (await messages.find({ _id: { $in: open.map(({ id }) => id) } }, QUICK).toArray()).map((row) => [
-      row._id,
-      row,
-    ]),
+    (
+      await messages
+        .find({ _id: { $in: open.map(({ id }) => id) }, room: { $in: open.map(({ room }) => room) } }, QUICK)
+        .toArray()
+    ).map((row) => [row._id, row]),
   );
   const alternatives = clientIdFilters(open);
   const byName = new Map(
@@ -152,8 +166,8 @@ async function settleKnown({ messages, documents }: MongoConnection, batch: Batc
     const own = byId.get(draft.id);
     const namesake = name === undefined ? undefined : byName.get(name);
     if (own !== undefined)
-      settle(batch, place, batch.unsure.has(place) ? "stored" : "duplicate", draft, readMessage(own));
-    else if (namesake !== undefined) settle(batch, place, "duplicate", draft, readMessage(namesake));
+      settle(batch, place, batch.sent.has(place) ? "stored" : "duplicate", readMessage(own), epoch);
+    else if (namesake !== undefined) settle(batch, place, "duplicate", readMessage(namesake), epoch);
   }
 }
 
@@ -171,27 +185,6 @@ function clientIdFilters(drafts: readonly Draft[]): Filter<Document>[] {
 }
 
 /**
- * Where the rooms end, as a majority has them: what a majority has, the next primary has too, so that no number can come to
- * stand after one that is rolled back. Who is told too low a number meets the unique index.
- */
-async function readEnds(
-  { documents }: MongoConnection,
-  rooms: ReadonlySet<RoomName>,
-): Promise<ReadonlyMap<RoomName, RoomEnd>> {
-  const rows = await documents
-    .aggregate([{ $match: { room: { $in: [...rooms] }, seq: NUMBERED } }, ...NEWEST_OF_EACH_ROOM], QUICK)
-    .toArray();
-  const newest = new Map(rows.map((row) => [String(row._id), row]));
-  const end = (room: RoomName): RoomEnd => {
-    const last = newest.get(room);
-    const seq = last === undefined ? SEQ_ZERO : parseSeq(Number(last.seq));
-    assert(seq !== undefined, "a room's newest number can be one");
-    return { seq, receivedAt: readTime(last?.received_at) ?? toMillis(Number.NEGATIVE_INFINITY) };
-  };
-  return new Map([...rooms].map((room) => [room, end(room)]));
-}
-
-/**
  * Numbers the open drafts after the ends of their rooms, raises `receivedAt` where it would fall, and stores them.
  * `outrunAt`: another service took this number first; "known": something is there already, or a document was refused. The
  * rest is to be numbered anew. Throws when it is unknown what was stored.
@@ -201,6 +194,7 @@ async function insert(
   batch: Batch,
   places: readonly number[],
   ends: ReadonlyMap<RoomName, RoomEnd>,
+  epoch: Epoch,
 ): Promise<"all" | "known" | { readonly outrunAt: TakenPlace }> {
   const rows = places.map((place) => {
     const draft = draftAt(batch.drafts, place);
@@ -211,8 +205,12 @@ async function insert(
     return { place, draft, message: toMessage(draft, end) };
   });
   const settleFirst = (count: number) => {
-    for (const { place, draft, message } of rows.slice(0, count))
-      settle(batch, place, "stored", draft, message);
+    for (const { place, message } of rows.slice(0, count)) settle(batch, place, "stored", message, epoch);
+  };
+  const before = new Set(batch.sent);
+  for (const place of places) batch.sent.add(place);
+  const isCertain = () => {
+    for (const place of places) if (!before.has(place)) batch.sent.delete(place);
   };
   try {
     await messages.insertMany(
@@ -220,19 +218,21 @@ async function insert(
       { ordered: true },
     );
     settleFirst(rows.length);
+    isCertain();
     return "all";
   } catch (error) {
     const fault = firstFault(error);
     const failed = fault === undefined ? undefined : rows[fault.index];
     if (fault === undefined || failed === undefined) {
-      for (const place of places) batch.unsure.add(place);
+      batch.unsure = true;
       throw error;
     }
     settleFirst(fault.inserted);
+    isCertain();
     // The server refuses this document for itself, and would again: the others go on without it.
-    if (fault.code !== DUPLICATE_KEY) batch.results[failed.place] = refusedUnknown(error);
-    // The name of the index, in the server's words, only saves a question: to ask without need is harmless.
-    return fault.code === DUPLICATE_KEY && fault.words.includes(ROOM_SEQ)
+    if (fault.code !== DUPLICATE_KEY) batch.results[failed.place] = rejected(error);
+    // The keys of the index, in the server's words, only save a question: to ask without need is harmless.
+    return fault.code === DUPLICATE_KEY && NUMBER_TAKEN.test(fault.words)
       ? { outrunAt: failed.message }
       : "known";
   }
@@ -254,33 +254,49 @@ function firstFault(
   return { index, code, words: errmsg, inserted: error.result.insertedCount };
 }
 
-const refusedUnknown = (cause: unknown): AppendResult => ({
-  kind: "refused",
+/** Whatever name the index on `(room, seq)` has. */
+const NUMBER_TAKEN = /, seq: \d+ \}/;
+
+const unknown = (cause: unknown): AppendResult => ({
+  kind: "unknown",
   error: new ChatError("storage_unavailable", { cause }),
+});
+
+const rejected = (cause: unknown): AppendResult => ({
+  kind: "rejected",
+  error:
+    cause instanceof ChatError && cause.code !== "storage_unavailable"
+      ? cause
+      : new ChatError("storage_unavailable", {
+          cause,
+          text: "The store cannot be reached; the message was not stored.",
+        }),
 });
 
 /** The result of a draft for which this message is stored: its own, or the first one with its client id. */
 function settle(
-  { results, named }: Batch,
+  { drafts, results, named, unkept }: Batch,
   place: number,
   kind: "stored" | "duplicate",
-  draft: Draft,
   message: Message | undefined,
+  epoch: Epoch,
 ): void {
+  const draft = draftAt(drafts, place);
   const name = nameOf(draft);
-  if (name !== undefined && message !== undefined) named.set(name, message);
+  if (name !== undefined && message !== undefined) named.set(name, { message, epoch });
+  if (kind === "stored" && message !== undefined) unkept.set(message.room, message);
   results[place] =
     message?.text === draft.text && message.room === draft.room
-      ? { kind, message }
-      : { kind: "refused", error: new ChatError("conflict") };
+      ? { kind, message, epoch }
+      : { kind: "rejected", error: new ChatError("conflict") };
 }
 
 /** Within a batch the later drafts with one client id are answered from what the first one found or stored. */
 function settleFollowers(batch: Batch): void {
   for (const [place, draft] of batch.drafts.entries()) {
-    const message = batch.named.get(nameOf(draft) ?? "");
-    if (batch.results[place] === undefined && message !== undefined)
-      settle(batch, place, "duplicate", draft, message);
+    const first = batch.named.get(nameOf(draft) ?? "");
+    if (batch.results[place] === undefined && first !== undefined)
+      settle(batch, place, "duplicate", first.message, first.epoch);
   }
 }
 

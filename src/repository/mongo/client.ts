@@ -17,7 +17,7 @@ export const MONGO_TIMES = {
   /** How often the server is asked whether it lives, and how long its answer may take. */
   heartbeatMs: 500,
   connectMs: 2_000,
-  /** How often, while somebody waits for it: most of the second that the store may take to be back is for other things. */
+  /** How often while an operation waits for the server: a store that is back must be used again within a second. */
   knockMs: 100,
   /** Between two tries to bring the store up. */
   retryMs: 250,

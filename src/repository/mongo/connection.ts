@@ -1,4 +1,4 @@
-/** The way to a MongoDB that may come and go: whether it is up, which life of the store it holds, and how long we wait. */
+/** The way to a MongoDB that may come and go: whether it is up, which epoch of the store it holds, and how long we wait. */
 
 import {
   type Collection,
@@ -10,7 +10,10 @@ import {
 import { ChatError } from "../../errors.ts";
 import { LIMITS } from "../../limits.ts";
 import { MONGO_TIMES, type MongoChoice, mongoClient, mongoDatabase } from "./client.ts";
-import { createLifeCheck, type Life, LifeChanged, prepareDatabase } from "./epoch.ts";
+import { createDeadline, type Deadline, within } from "./deadline.ts";
+import { createEpochCheck, EpochChanged, prepareDatabase, type StoreEpoch } from "./epoch.ts";
+import { IndexesClash } from "./indexes.ts";
+import { createRoomNumbers, type RoomNumbers } from "./room-numbers.ts";
 import { MESSAGES, type MessageDocument } from "./schema.ts";
 import { createSharedReads, type SharedRead } from "./shared-reads.ts";
 import { createTurns } from "./turns.ts";
@@ -22,22 +25,22 @@ class StoreDown extends Error {}
 /** A write took as long as an operation may. */
 class TooLate extends Error {}
 
-/** A read did: it looked at much, or the server is slow. Whether that is well, its heartbeat says. */
+/** A read took as long: it looked at much, or the server is slow. The heartbeat says whether the server is well. */
 class SlowRead extends Error {}
 
-type Run = <T>(work: (life: Life, ended: AbortSignal) => Promise<T>) => Promise<T>;
+type Run = <T>(work: (epoch: StoreEpoch, ended: AbortSignal) => Promise<T>) => Promise<T>;
 
 export interface MongoConnection {
   /** The hosts and the database, without credentials. */
   readonly place: string;
   /** Majority reads on the primary; majority, journaled writes. */
   readonly messages: Collection<MessageDocument>;
-  /** The same documents, whoever wrote them. */
+  /** The same documents, of any program. */
   readonly documents: Collection<Document>;
   status(): StoreStatus;
   /**
    * Runs one operation of the port within MONGO_TIMES.operationMs. Whatever it throws comes out as `storage_unavailable`,
-   * having told `failed`. `ended` says that nobody waits any more. Appends wait for no turn: there is one at a time.
+   * having told `failed`. `ended` is aborted when the caller stops waiting. Appends wait for no turn: there is one at a time.
    */
   run: Run;
   /**
@@ -45,25 +48,29 @@ export interface MongoConnection {
    * `overloaded`; one that takes too long is given up, and says nothing about the server.
    */
   read: Run;
-  /** The same for what many ask for at once: those who give one key share a read that begins after all of them asked. */
-  readShared<T>(key: string, work: (life: Life, ended: AbortSignal) => Promise<T>): Promise<T>;
-  /** Resolves with the life once the store is up; rejects when it does not come up in that time. */
-  up(withinMs: number): Promise<Life>;
+  /** The same where many callers ask at once: callers with one key share a read, which begins after all of them asked. */
+  readShared<T>(key: string, work: (epoch: StoreEpoch, ended: AbortSignal) => Promise<T>): Promise<T>;
+  /** Resolves with the epoch once the store is up; rejects when it does not come up in that time. */
+  up(withinMs: number): Promise<StoreEpoch>;
   /** An operation failed: where that speaks of the server, the store is down until it answers. */
   failed(error: unknown): void;
-  /** Throws LifeChanged unless the store still has this life. */
-  verify(life: Life): Promise<void>;
+  /** Throws EpochChanged unless the store still has this epoch. */
+  verify(epoch: StoreEpoch): Promise<void>;
+  /** Where rooms end. */
+  readonly numbers: RoomNumbers;
   close(): Promise<void>;
 }
 
 const hasWriter = (topology: TopologyDescription) =>
   [...topology.servers.values()].some(({ isWritable }) => isWritable);
 
-/** Why the store is down, in words that anyone may read. */
+/** Why the store is down, in words that contain no secret. */
 function reasonOf(error: unknown): string {
   if (error instanceof MongoServerError && (error.code === 18 || error.code === 13))
     return "MongoDB does not accept the credentials";
   if (error instanceof MongoServerError) return "MongoDB refuses to work";
+  if (error instanceof IndexesClash)
+    return "documents or indexes of another program are in the way: migrate --dry-run names them";
   return error instanceof TooLate ? "MongoDB did not answer in time" : "MongoDB cannot be reached";
 }
 
@@ -78,8 +85,8 @@ const speaksOfServer = (error: unknown) =>
     error.name !== "MongoWaitQueueTimeoutError" &&
     !(error instanceof MongoServerError && error.code === MAX_TIME_EXPIRED));
 
-/** A read that nobody shares. */
-const ALONE: SharedRead = { rest: () => Promise.resolve(), begin() {} };
+/** A read of one caller. */
+const ALONE: SharedRead = { rest: () => Promise.resolve(), begin() {}, onJoin() {} };
 
 /** Connects in the background and goes on doing so until `close`. */
 export function connectMongo({
@@ -94,11 +101,11 @@ export function connectMongo({
   const place = `mongodb://${srvHost ?? hosts.map(String).join(",")}/${databaseName}`;
 
   let state: StoreStatus = { up: false, reason: "MongoDB has not been reached yet" };
-  /** The life that the store was found with, while it is up; and who waits for one. */
-  let held: Life | undefined;
+  /** The epoch that the store was found with, while it is up; and the operations that wait for one. */
+  let held: StoreEpoch | undefined;
   /** How often the store came up. */
   let times = 0;
-  const waiters = new Set<PromiseWithResolvers<Life>>();
+  const waiters = new Set<PromiseWithResolvers<StoreEpoch>>();
   let closed = false;
   let wake = () => {};
   let tries = Promise.resolve();
@@ -108,7 +115,7 @@ export function connectMongo({
     Math.min(LIMITS.storeReadsMax, client.options.maxPoolSize || LIMITS.storeReadsMax),
     LIMITS.storeWaitersMax,
   );
-  const share = createSharedReads(LIMITS.storeWaitersMax);
+  const share = createSharedReads(LIMITS.storeWaitersMax, MONGO_TIMES.operationMs);
 
   const down = (reason: string, error?: unknown) => {
     if (closed) return;
@@ -128,13 +135,13 @@ export function connectMongo({
       for (let logged = ""; !closed;) {
         try {
           await client.connect();
-          const life = await prepareDatabase(db, newEpoch);
+          const epoch = await prepareDatabase(db, newEpoch);
           if (closed) return;
           state = { up: true };
-          log.info("store_up", { place, epoch: life.epoch });
-          held = life;
+          log.info("store_up", { place, epoch: epoch.name });
+          held = epoch;
           times++;
-          for (const waiter of waiters) waiter.resolve(life);
+          for (const waiter of waiters) waiter.resolve(epoch);
           return;
         } catch (error) {
           const reason = reasonOf(error);
@@ -164,11 +171,11 @@ export function connectMongo({
   });
   bringUp();
 
-  const up = async (withinMs: number): Promise<Life> => {
+  const up = async (withinMs: number): Promise<StoreEpoch> => {
     if (closed) throw new StoreDown("the store is closed");
     if (held !== undefined) return held;
     if (waiters.size >= LIMITS.storeWaitersMax) throw new StoreDown("too many wait for the store");
-    const waiter = Promise.withResolvers<Life>();
+    const waiter = Promise.withResolvers<StoreEpoch>();
     waiters.add(waiter);
     try {
       const late = () => new StoreDown(`the store did not come up in ${withinMs} ms`);
@@ -187,27 +194,31 @@ export function connectMongo({
     else log.error("store_operation_failed", { place, error });
   };
 
-  /** Once, and once more where another life of the store began meanwhile. */
-  const attempt = async <T>(work: (life: Life, ended: AbortSignal) => Promise<T>, ended: AbortSignal) => {
-    const life = await up(MONGO_TIMES.comeUpMs);
+  /** Once, and once more where the store's epoch changed meanwhile. */
+  const attempt = async <T>(
+    work: (epoch: StoreEpoch, ended: AbortSignal) => Promise<T>,
+    ended: AbortSignal,
+  ) => {
+    const epoch = await up(MONGO_TIMES.comeUpMs);
     try {
-      return await work(life, ended);
+      return await work(epoch, ended);
     } catch (error) {
-      if (!(error instanceof LifeChanged) || ended.aborted) throw error;
-      down("the store begins a new life", error);
+      if (!(error instanceof EpochChanged) || ended.aborted) throw error;
+      down("the store has a new epoch", error);
       return work(await up(MONGO_TIMES.comeUpMs), ended);
     }
   };
 
   /** What the operation gives in time, or its refusal. */
-  const settle = <T>(operation: Promise<T>, ended: AbortController, late: () => Error): Promise<T> => {
-    const settled = within(operation, MONGO_TIMES.operationMs, late)
+  const settle = <T>(operation: Promise<T>, ended: AbortController, deadline: Deadline): Promise<T> => {
+    const settled = Promise.race([operation, deadline.reached])
       .catch((error: unknown) => {
         if (error instanceof ChatError) throw error;
         failed(error);
         throw new ChatError("storage_unavailable", { cause: error });
       })
       .finally(() => {
+        deadline.clear();
         ended.abort();
         underway.delete(settled);
       });
@@ -216,24 +227,26 @@ export function connectMongo({
   };
 
   function read<T>(
-    work: (life: Life, ended: AbortSignal) => Promise<T>,
-    { rest, begin }: SharedRead = ALONE,
+    work: (epoch: StoreEpoch, ended: AbortSignal) => Promise<T>,
+    { rest, begin, onJoin }: SharedRead = ALONE,
   ): Promise<T> {
     const ended = new AbortController();
     let hasTurn = false;
     const inTurn = async () => {
-      // First, so that whoever waits for a store that is away keeps no turn.
+      // First, so that a caller that waits for a store that is away keeps no turn.
       await up(MONGO_TIMES.comeUpMs);
       await rest();
       const giveBack = await turns.take(ended.signal);
       hasTurn = true;
       begin();
-      // The turn lasts as long as the driver works for it, also when nobody waits any more.
+      // The turn lasts as long as the driver works for it, also when no caller waits any more.
       return attempt(work, ended.signal).finally(giveBack);
     };
-    return settle(inTurn(), ended, () =>
+    const deadline = createDeadline(MONGO_TIMES.operationMs, () =>
       hasTurn ? new SlowRead(`the read took ${MONGO_TIMES.operationMs} ms`) : new ChatError("overloaded"),
     );
+    onJoin(deadline.restart);
+    return settle(inTurn(), ended, deadline);
   }
 
   return {
@@ -247,18 +260,26 @@ export function connectMongo({
     run(work) {
       const ended = new AbortController();
       const before = times;
-      return settle(attempt(work, ended.signal), ended, () =>
-        // What waited for the store most of its time says nothing about one that has just come up.
+      const deadline = createDeadline(MONGO_TIMES.operationMs, () =>
+        // An operation that waited for the store most of its time says nothing about a store that has just come up.
         times === before
           ? new TooLate(`the operation took ${MONGO_TIMES.operationMs} ms`)
           : new StoreDown(`the store came up within the ${MONGO_TIMES.operationMs} ms of the operation`),
       );
+      return settle(attempt(work, ended.signal), ended, deadline);
     },
 
     read,
-    readShared: (key, work) => share(key, (mine) => read(work, mine)),
+    async readShared(key, work) {
+      // Each caller by itself: one that comes late has its whole time for a store that comes up.
+      await up(MONGO_TIMES.comeUpMs).catch((error: unknown) => {
+        throw new ChatError("storage_unavailable", { cause: error });
+      });
+      return share(key, (mine) => read(work, mine));
+    },
 
-    verify: createLifeCheck(db),
+    verify: createEpochCheck(db),
+    numbers: createRoomNumbers(db, failed),
 
     async close() {
       if (closed) return;
@@ -274,13 +295,4 @@ export function connectMongo({
       await client.close();
     },
   };
-}
-
-/** What the promise gives, or that fault when it takes longer. */
-function within<T>(promise: Promise<T>, ms: number, late: () => Error): Promise<T> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const lateness = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(late()), ms);
-  });
-  return Promise.race([promise, lateness]).finally(() => clearTimeout(timer));
 }

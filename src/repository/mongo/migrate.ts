@@ -4,11 +4,13 @@
  */
 
 import { type AnyBulkWriteOperation, type Collection, type Document, MongoServerError } from "mongodb";
-import { type Epoch, parseSeq, type RoomName, type Seq, SEQ_ZERO, seqAfter } from "../../domain/ids.ts";
+import { type Epoch, type RoomName, type Seq, seqAfter } from "../../domain/ids.ts";
 import { assert } from "../../errors.ts";
 import { type MongoChoice, mongoClient, mongoDatabase } from "./client.ts";
-import { DUPLICATE_KEY, prepareDatabase } from "./epoch.ts";
-import { ANY_TIME, MESSAGES, NUMBERED, readPastMessage, UNNUMBERED } from "./schema.ts";
+import { DUPLICATE_KEY, prepareDatabase, type StoreEpoch } from "./epoch.ts";
+import { findClashes, IndexesClash } from "./indexes.ts";
+import { createRoomNumbers, type RoomEnd, type RoomNumbers } from "./room-numbers.ts";
+import { ANY_TIME, isInRange, MESSAGES, readPastMessage, UNNUMBERED } from "./schema.ts";
 
 export interface MigrationReport {
   /** Messages that got a number, or would. */
@@ -31,6 +33,7 @@ const MAJORITY_MS = 5;
 
 /**
  * @param dryRun counts what would be done, and changes nothing
+ * @throws IndexesClash when documents or indexes keep the service's indexes from being built: names them, changes nothing
  * @throws Error of the driver where the server cannot be reached or goes away: run it again
  */
 export async function migrateMongo(
@@ -42,10 +45,14 @@ export async function migrateMongo(
     await client.connect();
     const db = mongoDatabase(client, choice.databaseName);
     const documents = db.collection(MESSAGES);
-    if (!choice.dryRun) await prepareDatabase(db, choice.newEpoch);
+    const clashes = await findClashes(db);
+    if (clashes.length > 0) throw new IndexesClash(clashes);
+    const epoch = choice.dryRun ? undefined : await prepareDatabase(db, choice.newEpoch);
     const { readable, rooms, dated, unreadable } = await dateMessages(documents, choice.dryRun);
-    if (choice.dryRun) return { numbered: readable, rooms: rooms.size, dated, unreadable };
-    return { ...(await numberMessages(documents)), dated, unreadable };
+    if (epoch === undefined) return { numbered: readable, rooms: rooms.size, dated, unreadable };
+    // Every number is kept before the next is given, so that nothing is written in the background that could fail unheard.
+    const numbers = createRoomNumbers(db, () => {});
+    return { ...(await numberMessages(documents, numbers, epoch)), dated, unreadable };
   } finally {
     await client.close();
   }
@@ -64,7 +71,7 @@ async function dateMessages(documents: Collection, dryRun: boolean) {
   };
   for await (const row of documents.find({ seq: UNNUMBERED })) {
     const message = readPastMessage(row);
-    if (message === undefined) {
+    if (message === undefined || !isInRange(row.timestamp) || !isInRange(row.received_at)) {
       unreadable++;
       continue;
     }
@@ -90,11 +97,19 @@ async function dateMessages(documents: Collection, dryRun: boolean) {
  * One after the other: the next number is given only when a majority has the one before it, so that no hole can come from
  * a message that was deleted meanwhile, from an end in the middle, or from another primary.
  */
-async function numberMessages(documents: Collection): Promise<{ numbered: number; rooms: number }> {
+async function numberMessages(
+  documents: Collection,
+  roomNumbers: RoomNumbers,
+  epoch: StoreEpoch,
+): Promise<{ numbered: number; rooms: number }> {
+  const readEnd = async (room: RoomName): Promise<RoomEnd> => {
+    const end = (await roomNumbers.ends([room], epoch)).get(room);
+    assert(end !== undefined, "the end of every room is read");
+    return end;
+  };
   const rooms = new Set<RoomName>();
   let numbered = 0;
-  let room: RoomName | undefined;
-  let head = SEQ_ZERO;
+  let end: ({ room: RoomName } & RoomEnd) | undefined;
   const sorted = documents.aggregate(
     [{ $match: { seq: UNNUMBERED, received_at: ANY_TIME } }, { $sort: { room: 1, received_at: 1, _id: 1 } }],
     { allowDiskUse: true },
@@ -102,13 +117,14 @@ async function numberMessages(documents: Collection): Promise<{ numbered: number
   for await (const row of sorted) {
     const message = readPastMessage(row);
     if (message === undefined) continue;
-    if (message.room !== room) {
-      room = message.room;
-      head = await readHead(documents, room);
+    const { room } = message;
+    if (room !== end?.room) {
+      end = { room, ...(await readEnd(room)) };
     }
-    const given = await giveNumber(documents, row._id, room, head);
-    head = given.head;
+    const given = await giveNumber(documents, row._id, end, readEnd);
+    end = { ...end, seq: given.seq };
     if (!given.taken) continue;
+    await roomNumbers.keep(new Map([[room, end]]), epoch);
     rooms.add(room);
     numbered++;
     if (numbered % NUMBERED_IN_A_ROW === 0) await Bun.sleep(LET_IN_MS);
@@ -116,36 +132,25 @@ async function numberMessages(documents: Collection): Promise<{ numbered: number
   return { numbered, rooms: rooms.size };
 }
 
-/** Gives the document the number after `head`, or a later one where others were first; `taken: false` where it has one. */
+/** Gives the document the number after `end`, or a later one where others were first; `taken: false` where it has one. */
 async function giveNumber(
   documents: Collection,
   id: unknown,
-  room: RoomName,
-  head: Seq,
-): Promise<{ head: Seq; taken: boolean }> {
-  for (let last = head; ;) {
+  { room, seq }: { readonly room: RoomName; readonly seq: Seq },
+  readEnd: (room: RoomName) => Promise<RoomEnd>,
+): Promise<{ seq: Seq; taken: boolean }> {
+  for (let last = seq; ;) {
     const next = seqAfter(last);
     try {
-      const { matchedCount } = await documents.updateOne({ _id: id, seq: UNNUMBERED } as Document, {
+      const { matchedCount } = await documents.updateOne({ _id: id, room, seq: UNNUMBERED } as Document, {
         $set: { seq: next },
       });
-      return matchedCount === 1 ? { head: next, taken: true } : { head: last, taken: false };
+      return matchedCount === 1 ? { seq: next, taken: true } : { seq: last, taken: false };
     } catch (error) {
       if (!(error instanceof MongoServerError && error.code === DUPLICATE_KEY)) throw error;
       const before = last;
-      last = await readHead(documents, room);
+      last = (await readEnd(room)).seq;
       if (last === before) await Bun.sleep(MAJORITY_MS);
     }
   }
-}
-
-/** As a majority has it: a number must never stand after one that can still be rolled back. */
-async function readHead(documents: Collection, room: RoomName): Promise<Seq> {
-  const newest = await documents.findOne(
-    { room, seq: NUMBERED },
-    { sort: { seq: -1 }, projection: { _id: 0, seq: 1 } },
-  );
-  const head = newest === null ? SEQ_ZERO : parseSeq(Number(newest.seq));
-  assert(head !== undefined, "a room's newest number can be one");
-  return head;
 }

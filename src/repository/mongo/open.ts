@@ -8,7 +8,7 @@ import { assert } from "../../errors.ts";
 import { createMongoAppend } from "./append.ts";
 import { type MongoChoice, QUICK } from "./client.ts";
 import { connectMongo, type MongoConnection } from "./connection.ts";
-import type { Life } from "./epoch.ts";
+import type { StoreEpoch } from "./epoch.ts";
 import { ANY_TIME, NEWEST_OF_EACH_ROOM, NUMBERED, readMessage, readTime } from "./schema.ts";
 import { readUserRows } from "./user-history.ts";
 import type {
@@ -23,8 +23,7 @@ import type {
 
 /**
  * Resolves at once, also while the server is away: it connects in the background, makes the indexes when it first can, and
- * recovers by itself. Rooms are numbered from what is kept, so whoever deletes messages leaves each room its newest one: a
- * room whose messages are all gone starts at 1 again.
+ * recovers by itself.
  * @throws Error of one line without credentials, when the address cannot be one
  */
 export async function openMongoRepository(world: RepositoryWorld & MongoChoice): Promise<MessageRepository> {
@@ -40,8 +39,8 @@ export async function openMongoRepository(world: RepositoryWorld & MongoChoice):
     bounds: PageBounds,
     range: TimeRange = {},
   ): Promise<RoomPage> =>
-    connection.readShared(JSON.stringify([room, stretch, direction, bounds, range]), async (life, ended) => {
-      const newest = await readEnd(connection, room, -1);
+    connection.readShared(JSON.stringify([room, stretch, direction, bounds, range]), async (epoch, ended) => {
+      const newest = await readNewest(connection, room, epoch);
       // On the server, not by search: along the numbers that `migrate` gave out, the time falls.
       const received = {
         ...(range.from === undefined ? {} : { $gte: new Date(range.from) }),
@@ -51,7 +50,7 @@ export async function openMongoRepository(world: RepositoryWorld & MongoChoice):
         .find(
           {
             room,
-            seq: { ...stretch, $lte: newest ?? SEQ_ZERO },
+            seq: { ...stretch, $lte: newest },
             ...(Object.keys(received).length === 0 ? {} : { received_at: received }),
           },
           QUICK,
@@ -61,8 +60,8 @@ export async function openMongoRepository(world: RepositoryWorld & MongoChoice):
         .batchSize(Math.min(bounds.messagesMax + 1, BATCH_ROWS_MAX));
       const { messages, more } = await takePage(cursor, bounds, readNumbered, ended);
       // After the page: what was deleted meanwhile then lies below `firstSeq`, and is never a silent hole.
-      const [oldest] = await Promise.all([readEnd(connection, room, 1), connection.verify(life)]);
-      return { head: toHead(life, newest, oldest), messages, more };
+      const [oldest] = await Promise.all([readEnd(connection, room, 1), connection.verify(epoch)]);
+      return { head: toHead(epoch, newest, oldest), messages, more };
     });
 
   return {
@@ -73,31 +72,18 @@ export async function openMongoRepository(world: RepositoryWorld & MongoChoice):
     append: async (drafts) => (drafts.length === 0 ? [] : append(drafts)),
 
     head: (room) =>
-      connection.readShared(JSON.stringify([room]), async (life) => {
-        const newest = await readEnd(connection, room, -1);
-        const [oldest] = await Promise.all([readEnd(connection, room, 1), connection.verify(life)]);
-        return toHead(life, newest, oldest);
+      connection.readShared(JSON.stringify([room]), async (epoch) => {
+        const newest = await readNewest(connection, room, epoch);
+        const [oldest] = await Promise.all([readEnd(connection, room, 1), connection.verify(epoch)]);
+        return toHead(epoch, newest, oldest);
       }),
 
     heads: (rooms) =>
-      connection.read(async (life) => {
-        const asked = [...new Set(rooms)];
-        const [newest] = await Promise.all([
-          // The newest entry of each room in the index, and a jump to the next room.
-          documents
-            .aggregate(
-              [
-                { $match: { room: { $in: asked }, seq: NUMBERED } },
-                ...NEWEST_OF_EACH_ROOM,
-                { $project: { seq: 1 } },
-              ],
-              QUICK,
-            )
-            .toArray(),
-          connection.verify(life),
-        ]);
-        const seqs = new Map(newest.map((row) => [String(row._id), seqOf(row.seq)]));
-        return rooms.map((room) => seqs.get(room) ?? SEQ_ZERO);
+      connection.read(async (epoch) => {
+        const ends = await connection.numbers.ends(new Set(rooms), epoch);
+        // After the ends: they are of this epoch then.
+        await connection.verify(epoch);
+        return { epoch: epoch.name, seqs: rooms.map((room) => ends.get(room)?.seq ?? SEQ_ZERO) };
       }),
 
     readAfter: (room, after, bounds, range) => readRoom(room, { $gt: after }, 1, bounds, range),
@@ -106,7 +92,7 @@ export async function openMongoRepository(world: RepositoryWorld & MongoChoice):
       readRoom(room, before === null ? NUMBERED : { ...NUMBERED, $lt: before }, -1, bounds, range),
 
     readByUser: ({ bounds, ...query }) =>
-      connection.read(async (_life, ended) => {
+      connection.read(async (_epoch, ended) => {
         const rows = await readUserRows(connection, query, bounds.messagesMax + 1, ended);
         return takePage(rows, bounds, (message) => message, ended);
       }),
@@ -171,10 +157,18 @@ async function readEnd(
   return row === null ? undefined : seqOf(row.seq);
 }
 
+/** The newest number of the room, also when its messages are gone. */
+async function readNewest(connection: MongoConnection, room: RoomName, epoch: StoreEpoch): Promise<Seq> {
+  return (
+    (await readEnd(connection, room, -1)) ??
+    (await connection.numbers.ends([room], epoch)).get(room)?.seq ??
+    SEQ_ZERO
+  );
+}
+
 /** Read in this order: the oldest may be gone, or even lie above the newest that was, when the room was emptied meanwhile. */
-function toHead({ epoch }: Life, newest: Seq | undefined, oldest: Seq | undefined): RoomHead {
-  const seq = newest ?? SEQ_ZERO;
-  return { epoch, seq, firstSeq: oldest === undefined || oldest > seq ? seqAfter(seq) : oldest };
+function toHead({ name }: StoreEpoch, seq: Seq, oldest: Seq | undefined): RoomHead {
+  return { epoch: name, seq, firstSeq: oldest === undefined || oldest > seq ? seqAfter(seq) : oldest };
 }
 
 function seqOf(value: unknown): Seq {

@@ -9,6 +9,7 @@ import type { UserPlace } from "../repository.ts";
 
 export const MESSAGES = "messages";
 export const META = "meta";
+export const ROOM_NUMBERS = "room_numbers";
 
 /** One message of ours. Another program's may lack `seq`, `received_at`, have a text `timestamp` and any `_id`. */
 export interface MessageDocument {
@@ -23,12 +24,24 @@ export interface MessageDocument {
   readonly client_id?: string;
 }
 
-/** The one document of `meta`: which life of the store this is. */
+/** The one document of `meta`: which epoch of the store this is. */
 export interface MetaDocument {
   readonly _id: "store";
   readonly epoch: string;
   /** The server's own name for the collection; another one means that `messages` was made anew, or put back. */
   readonly collection: string;
+  /** The collection of which `room_numbers` knows every room. */
+  readonly kept?: string;
+}
+
+/** What a room's number is once its messages are gone. */
+export interface RoomNumberDocument {
+  /** The collection, as `MetaDocument` names it: what was written down about one says nothing about the next. */
+  readonly _id: { readonly collection: string; readonly room: string };
+  /** No message of the room had a higher number. */
+  readonly seq: number;
+  /** Of the newest message when this was written. */
+  readonly received_at: Date;
 }
 
 /** A filter that MongoDB recognises as implied by the partial index on `(room, seq)`. */
@@ -41,7 +54,7 @@ export const NEWEST_OF_EACH_ROOM = [
   { $sort: { room: -1, seq: -1 } },
   { $group: { _id: "$room", seq: { $first: "$seq" }, received_at: { $first: "$received_at" } } },
 ];
-/** What has no number yet. */
+/** Documents without a number yet. */
 export const UNNUMBERED = { $not: NUMBERED };
 
 /** Any receipt that was: a BSON date up to the year 9999. From the year 1 on, as some programs know no year 0. */
@@ -88,17 +101,22 @@ export function idText(id: unknown): string {
   return id instanceof ObjectId ? id.toHexString() : BSON.EJSON.stringify(id, { relaxed: false });
 }
 
-/** A point in time as another program may have written it: a date, or ISO-8601 text. */
+/**
+ * A point in time as another program may have written it: a date, or ISO-8601 text. A date before the first year or after the
+ * last that a message can have is shown as the first or last moment: it must not make a whole room unreadable.
+ */
 export function readTime(value: unknown): Millis | undefined {
   if (typeof value === "string") return parseTimestamp(value);
-  if (!(value instanceof Date)) return undefined;
-  const ms = value.getTime();
-  return toMillis(ms) === ms ? (ms as Millis) : undefined;
+  return value instanceof Date && !Number.isNaN(value.getTime()) ? toMillis(value.getTime()) : undefined;
 }
 
+/** False for a date that `readTime` would change. */
+export const isInRange = (value: unknown): boolean =>
+  !(value instanceof Date) || (readTime(value) as number | undefined) === value.getTime();
+
 /**
- * Whoever wrote the document: what it says as a message of a user's past. A document without `received_at` was received at
- * its `timestamp`. Undefined when it cannot be shown: a name that cannot be one, no text, an unreadable time.
+ * What a document of any program says as a message of a user's past. A document without `received_at` was received at its
+ * `timestamp`. Undefined when it cannot be shown: a name that cannot be one, no text, an unreadable time.
  */
 export function readPastMessage(row: Document): PastMessage | undefined {
   const room = typeof row.room === "string" ? parseRoomName(row.room) : undefined;

@@ -1,11 +1,11 @@
-/** Turns at a MongoDB: so many reads at a time, the others wait in order, up to a ceiling. */
+/** Fair turns for reads of MongoDB: a fixed number run at a time, the others wait in order, up to a ceiling. */
 
 import { ChatError } from "../../errors.ts";
 
 export interface Turns {
   /**
-   * Resolves with what gives the turn back, once it is one's own. Throws `overloaded` when too many wait already; rejects
-   * when nobody waits for the read any more.
+   * Resolves when it is the caller's turn, with a function that gives the turn back. Throws `overloaded` when too many wait already; rejects
+   * when the caller has stopped waiting for the read.
    */
   take(ended: AbortSignal): Promise<() => void>;
 }

@@ -1,7 +1,7 @@
 /** The embedded store's write transaction: decides numbers, duplicates and conflicts, and inserts, all in one step. */
 
 import type { Database } from "bun:sqlite";
-import type { Seq } from "../../domain/ids.ts";
+import type { Epoch, Seq } from "../../domain/ids.ts";
 import type { Draft, Message } from "../../domain/message.ts";
 import type { Millis } from "../../domain/time.ts";
 import { assert, ChatError } from "../../errors.ts";
@@ -12,6 +12,8 @@ export interface Appended {
   readonly results: readonly AppendResult[];
   /** False when there was nothing to store. */
   readonly written: boolean;
+  /** The newest message that was stored, by its room's own number. */
+  readonly last: { readonly room: number; readonly seq: number; readonly id: string } | undefined;
 }
 
 /** Rows that are written in one turn of the event loop: less than a millisecond. */
@@ -49,7 +51,8 @@ export const APPEND_STATEMENTS = {
     WHERE room_id = ?1 AND user_id = ?2 AND client_id = ?3 AND client_id IS NOT NULL`,
 } as const;
 
-export function createAppender(db: Database): Appender {
+/** @param epoch the store's, for the results */
+export function createAppender(db: Database, epoch: Epoch): Appender {
   const begin = db.prepare(APPEND_STATEMENTS.begin);
   const commit = db.prepare(APPEND_STATEMENTS.commit);
   const rollback = db.prepare(APPEND_STATEMENTS.rollback);
@@ -79,16 +82,17 @@ export function createAppender(db: Database): Appender {
     room.lastReceivedAt = receivedAt;
     room.touched = true;
     const message: Message = { id, room: draft.room, seq: seq as Seq, userId, text, timestamp, receivedAt };
-    return { kind: "stored", message };
+    return { kind: "stored", message, epoch };
   }
 
   function known(room: OpenRoom, draft: Draft): AppendResult {
     const row = findFirst.values(room.id, draft.userId, draft.clientId)[0];
     assert(row !== undefined, "what an insert collided with is there");
     const [id, seq, text, timestamp, receivedAt] = row as [string, Seq, string, Millis, Millis];
-    if (text !== draft.text) return { kind: "refused", error: new ChatError("conflict") };
+    if (text !== draft.text) return { kind: "rejected", error: new ChatError("conflict") };
     const { room: name, userId } = draft;
-    return { kind: "duplicate", message: { id, room: name, seq, userId, text, timestamp, receivedAt } };
+    const message: Message = { id, room: name, seq, userId, text, timestamp, receivedAt };
+    return { kind: "duplicate", message, epoch };
   }
 
   return {
@@ -97,6 +101,7 @@ export function createAppender(db: Database): Appender {
       try {
         const rooms = new Map<string, OpenRoom>();
         const results: AppendResult[] = [];
+        let last: Appended["last"];
         for (const [index, draft] of drafts.entries()) {
           if (index > 0 && index % ROWS_PER_TURN === 0) {
             await new Promise((resume) => setImmediate(resume));
@@ -105,7 +110,9 @@ export function createAppender(db: Database): Appender {
           }
           const room = rooms.get(draft.room) ?? openRoom(draft.room);
           rooms.set(draft.room, room);
-          results.push(store(room, draft));
+          const result = store(room, draft);
+          if (result.kind === "stored") last = { room: room.id, seq: room.seq, id: draft.id };
+          results.push(result);
         }
         let written = false;
         for (const room of rooms.values()) {
@@ -114,7 +121,7 @@ export function createAppender(db: Database): Appender {
           written = true;
         }
         (written ? commit : rollback).run();
-        return { results, written };
+        return { results, written, last };
       } catch (error) {
         if (db.inTransaction) rollback.run();
         throw error;

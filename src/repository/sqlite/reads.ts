@@ -105,7 +105,7 @@ export function createReads(db: Database, epoch: Epoch): Reads {
     let high: number = head.seq + 1;
     while (low < high) {
       const middle = Math.floor((low + high) / 2);
-      // The message at `middle`, or the next one where somebody deleted it.
+      // The message at `middle`, or the next one where that was deleted.
       const row = statements.receivedAt.values(roomId, middle)[0] as [number, number] | undefined;
       if (row === undefined || row[1] >= at) high = middle;
       else low = row[0] + 1;
@@ -137,7 +137,7 @@ export function createReads(db: Database, epoch: Epoch): Reads {
       const found = findRoom(room);
       return found === undefined ? emptyHead : boundsOf(found);
     },
-    heads: (rooms) => rooms.map((room) => findRoom(room)?.[1] ?? SEQ_ZERO),
+    heads: (rooms) => ({ epoch, seqs: rooms.map((room) => findRoom(room)?.[1] ?? SEQ_ZERO) }),
     readAfter: (room, after, bounds, range) =>
       page(room, "upwards", [Math.min(after, SEQ_MAX) + 1, SEQ_MAX], bounds, range),
     readBefore: (room, before, bounds, range) =>

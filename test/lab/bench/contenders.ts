@@ -7,6 +7,7 @@ import { PEERS, type PeerName } from "./peers.ts";
 
 export type ContenderName =
   | "ours"
+  | "before"
   | "stock"
   | "stock-tx"
   | "bare"
@@ -31,6 +32,9 @@ export interface Contender {
   readonly dialect?: DialectName;
 }
 
+/** A folder with another commit of this repository, its packages installed; undefined where none is compared with. */
+export const BEFORE = process.env.BENCH_BEFORE || undefined;
+
 /** Where the bench builds the program as one file. */
 export const SINGLE_FILE = resolve(import.meta.dir, "../../../.cache/bench/chat-service");
 
@@ -44,6 +48,10 @@ export const CONTENDERS: Readonly<Record<ContenderName, Contender>> = {
   ours: {
     what: "the program itself, src/main.ts, with RATE_LIMIT=off",
     command: FROM_SOURCE,
+  },
+  before: {
+    what: "the program of another checkout, in the folder that BENCH_BEFORE names",
+    command: [process.execPath, resolve(BEFORE ?? ".", "src/main.ts")],
   },
   stock: {
     what: "stock Socket.IO on bun-engine with its default adapter; our validation, group commit and store",

@@ -6,13 +6,14 @@
  *   --peers       other platforms' chat servers too, where a scenario takes them; installs them (docs/BENCHMARKS.md).
  *                 One that cannot be had is left out, and said; where --only names it, that is an error
  *   --json FILE   writes every run and the report
+ *   BENCH_BEFORE  in the environment: a checkout of another commit, packages installed, that takes part as `before`
  *   --seed N      what the senders say
  * Exits 1 when a message was lost, repeated or out of order, refused, or is not in the store; never for being slow.
  */
 
 import { parseArgs } from "node:util";
 import { endTogether } from "./belongings.ts";
-import { CONTENDERS, type ContenderName } from "./contenders.ts";
+import { BEFORE, CONTENDERS, type ContenderName } from "./contenders.ts";
 import { describeMachine, IN_MEMORY, stayWithGenerators, storeFolder } from "./machine.ts";
 import { PEER_NAMES, type PeerName, type Prepared, preparePeers } from "./peers.ts";
 import { reportOn, showContenders, showMachine, showPeers, showScenario, showVerdicts } from "./report.ts";
@@ -53,7 +54,7 @@ function chosen(only: readonly string[]): readonly Scenario[] {
   const named = new Set(only);
   const contenders = Object.keys(CONTENDERS).filter((name) => named.delete(name));
   const known = SCENARIOS.map((scenario) =>
-    withPeers(scenario, (name) => values.peers || only.includes(name)),
+    withBefore(withPeers(scenario, (name) => values.peers || only.includes(name))),
   );
   const byName = known.filter(({ name }) => named.delete(name));
   if (named.size > 0)
@@ -70,6 +71,12 @@ function chosen(only: readonly string[]): readonly Scenario[] {
       ),
     }))
     .filter((scenario) => scenario.contenders.some((name) => contenders.includes(name)));
+}
+
+/** The commit before takes part wherever the program from source does. */
+function withBefore(scenario: Scenario): Scenario {
+  if (BEFORE === undefined || !scenario.contenders.includes("ours")) return scenario;
+  return { ...scenario, contenders: [...scenario.contenders, "before"] };
 }
 
 function withPeers(scenario: Scenario, isWanted: (name: PeerName) => boolean): Scenario {

@@ -10,6 +10,7 @@ import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads";
 import type { RoomName, UserId } from "../../../src/domain/ids.ts";
+import type { Epoch } from "../../../src/domain/ids.ts";
 import type { Draft } from "../../../src/domain/message.ts";
 import { toMillis } from "../../../src/domain/time.ts";
 import { LIMITS } from "../../../src/limits.ts";
@@ -67,9 +68,11 @@ async function bare(path: string): Promise<Shape> {
   };
 }
 
+const EPOCH = "bench" as Epoch;
+
 async function onTheLoop(path: string): Promise<Shape> {
   const db = openFull(path);
-  const appender = createAppender(db);
+  const appender = createAppender(db, EPOCH);
   return { append: async (drafts) => appender.commit(drafts), close: async () => db.close() };
 }
 
@@ -90,7 +93,7 @@ async function inAWorker(path: string): Promise<Shape> {
 }
 
 function serveWorker(path: string) {
-  const appender = createAppender(openFull(path));
+  const appender = createAppender(openFull(path), EPOCH);
   parentPort?.on("message", async (drafts: Draft[]) =>
     parentPort?.postMessage((await appender.commit(drafts)).results),
   );

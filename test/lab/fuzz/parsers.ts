@@ -85,14 +85,16 @@ function timestampByDate(text: string): number | undefined {
     minutes = "00",
   ] = match;
   if (Number(hour) > 23) return undefined;
-  const utc = Date.parse(`${day}T${hour}:${minute}:${second}.${`${fraction}000`.slice(0, 3)}Z`);
+  // Date knows no leap second.
+  const clock = `${hour}:${minute}:${second === "60" ? "59" : second}`;
+  const utc = Date.parse(`${day}T${clock}.${`${fraction}000`.slice(0, 3)}Z`);
   // Date may let 30 February be 1 March.
   if (Number.isNaN(utc) || new Date(utc).toISOString().slice(0, 10) !== day) return undefined;
   if (zone !== "Z" && (Number(hours) > 23 || Number(minutes) > 59)) return undefined;
   const offset = zone === "Z" ? 0 : (sign === "-" ? -1 : 1) * (Number(hours) * 60 + Number(minutes)) * 60_000;
   const at = utc - offset;
   const year = new Date(at).getUTCFullYear();
-  return year >= 0 && year <= 9_999 ? at : undefined;
+  return year >= 1 && year <= 9_999 ? at : undefined;
 }
 
 function isNameByCharacter(text: string): boolean {
@@ -159,7 +161,7 @@ const PARSERS = {
       must(isOriginWelcome(named, text, null), "a named origin is not welcome");
       const nobody = { any: false, named: new Set<string>(), hosts: new Set<string>() };
       const own = isOriginWelcome(nobody, text, new URL(read.origin).host);
-      const isAddress = /^(localhost|\[.*\]|[\d.]+)$/.test(read.host);
+      const isAddress = /^(localhost|\[.*\]|\d{1,3}(\.\d{1,3}){3})$/.test(read.host);
       must(own === isAddress, "the server's own origin is welcome by its name alone");
       return `yes ${own}`;
     },

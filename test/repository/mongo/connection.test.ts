@@ -55,6 +55,18 @@ async function until(condition: () => boolean): Promise<void> {
   while (!condition()) await Bun.sleep(5);
 }
 
+const codeOf = (work: Promise<unknown>): Promise<unknown> =>
+  work.then(
+    () => "answered",
+    (error: unknown) => (error instanceof ChatError ? error.code : error),
+  );
+
+/** Resolves when so much of the time has passed. */
+async function passed(ms: number): Promise<void> {
+  const settled = performance.now() + ms;
+  await until(() => performance.now() > settled);
+}
+
 const middle = (times: readonly number[]) =>
   times.toSorted((a, b) => a - b)[times.length >> 1] ?? Number.POSITIVE_INFINITY;
 
@@ -157,4 +169,44 @@ describe("connectMongo", () => {
     },
     20_000,
   );
+
+  test.concurrent(
+    "gives a caller that shares an older read its whole time for a turn",
+    async () => {
+      const oneAtATime = new URL(await sharedMongo());
+      oneAtATime.searchParams.set("maxPoolSize", "1");
+      const { connection } = connected(oneAtATime.href);
+      try {
+        await connection.up(10_000);
+        const working = Promise.withResolvers<void>();
+        const first = codeOf(connection.read(() => working.promise));
+        const early = codeOf(connection.readShared("a", async () => {}));
+        await passed(MONGO_TIMES.operationMs / 2);
+        const late = codeOf(connection.readShared("a", async () => {}));
+        expect(await early).toBe("overloaded");
+        await passed(50);
+        expect(Bun.peek.status(late)).toBe("pending");
+        working.resolve();
+        expect([await first, await late]).toEqual(["storage_unavailable", "answered"]);
+      } finally {
+        await connection.close();
+      }
+    },
+    20_000,
+  );
+
+  test("gives a caller that shares an older read its whole time for a store that comes up", async () => {
+    const { connection } = connected("mongodb://127.0.0.1:1/");
+    try {
+      const early = codeOf(connection.readShared("a", async () => {}));
+      await passed(MONGO_TIMES.comeUpMs / 2);
+      const late = codeOf(connection.readShared("a", async () => {}));
+      expect(await early).toBe("storage_unavailable");
+      await passed(50);
+      expect(Bun.peek.status(late)).toBe("pending");
+      expect(await late).toBe("storage_unavailable");
+    } finally {
+      await connection.close();
+    }
+  }, 20_000);
 });

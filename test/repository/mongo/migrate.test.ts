@@ -72,13 +72,14 @@ describe("migrateMongo", () => {
       const unreadable = [
         { room: "a", user_id: "ann", message: "no time" },
         { room: "a", user_id: "ann", message: "bad time", timestamp: "yesterday" },
+        { room: "a", user_id: "ann", message: "year 0", timestamp: "0000-05-05T00:00:00Z" },
         { room: " ", user_id: "ann", message: "no room", timestamp: new Date() },
         { room: "a", user_id: "ann", timestamp: new Date() },
       ];
       await mongo.messages.insertMany(unreadable.map((row) => ({ ...row })));
-      expect(await mongo.migrate(true)).toEqual({ numbered: 60, rooms: 2, dated: 60, unreadable: 4 });
+      expect(await mongo.migrate(true)).toEqual({ numbered: 60, rooms: 2, dated: 60, unreadable: 5 });
       expect(await mongo.messages.countDocuments({ seq: { $gt: 0 } })).toBe(3);
-      expect(await mongo.migrate()).toEqual({ numbered: 60, rooms: 2, dated: 60, unreadable: 4 });
+      expect(await mongo.migrate()).toEqual({ numbered: 60, rooms: 2, dated: 60, unreadable: 5 });
       await mongo.messages.find({ seq: { $exists: false } }).forEach((row) => {
         const { _id, ...rest } = row;
         expect(unreadable.map((each) => JSON.stringify(each))).toContain(JSON.stringify(rest));

@@ -2,8 +2,10 @@
 
 import { describe, expect, test } from "bun:test";
 import { heapStats } from "bun:jsc";
+import type { Document } from "mongodb";
 import { LIMITS } from "../../../src/limits.ts";
 import { openMongoRepository } from "../../../src/repository/mongo/open.ts";
+import type { MessageRepository } from "../../../src/repository/repository.ts";
 import { draft, range, room, seq, stored } from "../../contract/drafting.ts";
 import { startLaggingReplica } from "../../fixture/mongo-replica.ts";
 import { sharedMongo } from "../../fixture/mongodb.ts";
@@ -17,9 +19,48 @@ const outcomeOf = (work: Promise<unknown>): Promise<string> =>
     (error: { code?: string }) => `${error.code}`,
   );
 
+interface Proxied {
+  readonly repository: MessageRepository;
+  /** Another service, past the proxy. */
+  readonly other: MessageRepository;
+  /** From now on this comes before each question of the repository for messages. */
+  onFind(before: (command: Document) => Promise<void>): void;
+}
+
+const throughProxy = (body: (proxied: Proxied) => Promise<void>) => async () => {
+  let before = async (_command: Document) => {};
+  const uri = await sharedMongo();
+  const proxy = await startLaggingReplica(Number(new URL(uri).port), async (command) => {
+    if (command.find === "messages") await before(command);
+  });
+  const direct = mongoDatabaseOf(uri);
+  const mongo = mongoDatabaseOf(proxy.uri, direct.databaseName);
+  try {
+    const [repository, other] = await Promise.all([mongo.open(), direct.open()]);
+    await body({
+      repository,
+      other,
+      onFind(hear) {
+        before = hear;
+      },
+    });
+  } finally {
+    await mongo.dispose();
+    await direct.db.dropDatabase();
+    await direct.dispose();
+    proxy.stop();
+  }
+};
+
+async function pageAfter(repository: MessageRepository, after: number): Promise<string> {
+  const bounds = { messagesMax: 100, textBytesMax: 100_000 };
+  const page = await repository.readAfter(room("a"), seq(after), bounds);
+  return `${page.head.seq}: ${page.messages.map((message) => message.seq)}`;
+}
+
 describe("reads from MongoDB", () => {
   test(
-    "wait for their turn, share the looks at the store's life, and let appends pass",
+    "wait for their turn, share the looks at the store's epoch, and let appends pass",
     async () => {
       const uri = await sharedMongo();
       const { promise: released, resolve: release } = Promise.withResolvers<void>();
@@ -56,37 +97,79 @@ describe("reads from MongoDB", () => {
   );
 
   test(
-    "of one thing that a crowd asks for at once are a few, and none is older than its question",
-    async () => {
+    "of one thing that a crowd asks for at once are a few",
+    throughProxy(async ({ repository, onFind }) => {
       let finds = 0;
-      const uri = await sharedMongo();
-      const counting = await startLaggingReplica(Number(new URL(uri).port), async (command) => {
-        if (command.find === "messages") finds += 1;
+      // An append looks back at the message before its own, by its number: that is no read of a page.
+      onFind(async ({ filter }) => {
+        if (filter?.$or === undefined) finds += 1;
       });
-      const direct = mongoDatabaseOf(uri);
-      const mongo = mongoDatabaseOf(counting.uri, direct.databaseName);
-      try {
-        const repository = await mongo.open();
-        const crowd = (after: number) =>
-          range(1, 500).map(async () => {
-            const bounds = { messagesMax: 100, textBytesMax: 100_000 };
-            const page = await repository.readAfter(room("a"), seq(after), bounds);
-            return `${page.head.seq}: ${page.messages.map((message) => message.seq)}`;
-          });
-        for (const n of range(1, 5)) {
-          await repository.append([draft("a")]);
-          finds = 0;
-          expect(new Set(await Promise.all(crowd(n - 1)))).toEqual(new Set([`${n}: ${n}`]));
-          // One page takes three.
-          expect(finds).toBe(3);
-        }
-      } finally {
-        await mongo.dispose();
-        await direct.db.dropDatabase();
-        await direct.dispose();
-        counting.stop();
+      for (const n of range(1, 5)) {
+        await repository.append([draft("a")]);
+        finds = 0;
+        const crowd = range(1, 500).map(() => pageAfter(repository, n - 1));
+        expect(new Set(await Promise.all(crowd))).toEqual(new Set([`${n}: ${n}`]));
+        // One page takes three.
+        expect(finds).toBe(3);
       }
-    },
+    }),
+    TEST_MS,
+  );
+
+  test(
+    "are never older than their question where the same is being read, and are a few then too",
+    throughProxy(async ({ repository, other, onFind }) => {
+      await repository.append([draft("a")]);
+      const [reached, released] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+      // The first page has what it shows by then: the last thing that it asks for is the oldest message.
+      let finds = 0;
+      onFind(async ({ filter, limit, sort }) => {
+        if (filter?.$or === undefined) finds += 1;
+        if (Number(limit) !== 1 || Number(sort?.seq) !== 1) return;
+        reached.resolve();
+        await released.promise;
+      });
+      const before = pageAfter(repository, 0);
+      await reached.promise;
+      await other.append([draft("a")]);
+      const after: Promise<string>[] = [];
+      for (let turn = 0; turn < 5; turn += 1) {
+        after.push(pageAfter(repository, 0));
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+      released.resolve();
+      expect(await before).toBe("1: 1");
+      expect(new Set(await Promise.all(after))).toEqual(new Set(["2: 1,2"]));
+      expect(finds).toBe(2 * 3);
+    }),
+    TEST_MS,
+  );
+
+  test(
+    "that wait for a turn are shared by those who ask meanwhile",
+    throughProxy(async ({ repository, onFind }) => {
+      const released = Promise.withResolvers<void>();
+      let [busy, finds] = [0, 0];
+      onFind(async ({ filter }) => {
+        if (filter?.room === "a") finds += 1;
+        else {
+          busy += 1;
+          await released.promise;
+        }
+      });
+      const others = range(1, LIMITS.storeReadsMax).map((n) => repository.head(room(`b${n}`)));
+      while (busy < LIMITS.storeReadsMax) await Bun.sleep(1);
+      const waiting: Promise<string>[] = [];
+      for (let turn = 0; turn < 5; turn += 1) {
+        waiting.push(pageAfter(repository, 0));
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+      released.resolve();
+      expect(new Set(await Promise.all(waiting))).toEqual(new Set(["0: "]));
+      // One page takes three.
+      expect(finds).toBe(3);
+      await Promise.all(others);
+    }),
     TEST_MS,
   );
 });
@@ -99,8 +182,11 @@ describe("a MongoDB store that is down", () => {
     async () => {
       const { log } = keptLog();
       const repository = await openMongoRepository({ ...away, log });
+      let refused = 0;
       const refuse = async (count: number) => {
-        const outcomes = await Promise.all(range(1, count).map(() => outcomeOf(repository.head(room("a")))));
+        const outcomes = await Promise.all(
+          range(1, count).map(() => outcomeOf(repository.head(room(`a${refused++}`)))),
+        );
         expect(new Set(outcomes)).toEqual(new Set(["storage_unavailable"]));
         outcomes.length = 0;
       };

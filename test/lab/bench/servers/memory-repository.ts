@@ -45,14 +45,14 @@ export function createMemoryRepository(epoch: Epoch): MessageRepository {
     const first = clientId === null ? undefined : byClientId.get(nameOf(userId, clientId));
     if (first !== undefined)
       return first.text === text
-        ? { kind: "duplicate", message: first }
-        : { kind: "refused", error: new ChatError("conflict") };
+        ? { kind: "duplicate", message: first, epoch }
+        : { kind: "rejected", error: new ChatError("conflict") };
     const receivedAt = Math.max(draft.receivedAt, messages.at(-1)?.receivedAt ?? 0) as Millis;
     const seq = seqAfter((messages.at(-1)?.seq ?? SEQ_ZERO) as Seq);
     const message: Message = { id, room, seq, userId, text, timestamp, receivedAt };
     messages.push(message);
     if (clientId !== null) byClientId.set(nameOf(userId, clientId), message);
-    return { kind: "stored", message };
+    return { kind: "stored", message, epoch };
   }
 
   const messagesOf = (room: RoomName) => rooms.get(room)?.messages ?? [];
@@ -69,7 +69,7 @@ export function createMemoryRepository(epoch: Epoch): MessageRepository {
     status: () => ({ up: true }),
     append: async (drafts) => drafts.map(store),
     head: async (room) => headOf(room),
-    heads: async (names) => names.map((name) => headOf(name).seq),
+    heads: async (names) => ({ epoch, seqs: names.map((name) => headOf(name).seq) }),
     readAfter: async (room, after, bounds, range = {}) => ({
       head: headOf(room),
       ...cut(messagesOf(room).slice(after), bounds, range),

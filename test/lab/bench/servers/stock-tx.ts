@@ -12,9 +12,9 @@ const db = new Database(storePath(), { create: true, readwrite: true });
 db.run("PRAGMA journal_mode = WAL");
 migrate(db, storePath());
 db.run("PRAGMA synchronous = FULL");
-const appender = createAppender(db);
-
-const reads = createReads(db, Bun.randomUUIDv7() as string as Epoch);
+const epoch = Bun.randomUUIDv7() as string as Epoch;
+const appender = createAppender(db, epoch);
+const reads = createReads(db, epoch);
 
 const stock = createStockIo();
 stock.serve({

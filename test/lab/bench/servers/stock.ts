@@ -22,7 +22,7 @@ const repository = await openRepository(
 const stock = createStockIo();
 const commits = createCommits({
   repository,
-  bus: { publish: stock.deliver },
+  bus: { publish: ({ entries }) => stock.deliver(entries) },
   queueMs: LIMITS.commitQueueMs,
   monotonicNow: () => performance.now(),
   log,
