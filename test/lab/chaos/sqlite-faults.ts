@@ -324,6 +324,29 @@ export const SQLITE_FAULTS = {
       };
     },
   },
+  // A sync fails, the service recovers its store by itself and acks more, and the power fails.
+  doubtRecovered: {
+    stores: SQLITE,
+    grounds: ["disk", "process"],
+    holdMs: [0, 100],
+    async begin(stage, { pick }) {
+      const service = stage.serviceAt(pick);
+      const fails = hears(stage, "store_failed");
+      const recovers = hears(stage, "store_recovered");
+      stage.countGroundFault(1);
+      await stage.machine.setDisk("syncFails");
+      const failed = await comesTrue(stage, fails, NOTICED_MS);
+      await stage.machine.setDisk(null);
+      stage.countGroundFault(-1);
+      return {
+        felt: () => failed && recovers(),
+        async end() {
+          await comesTrue(stage, recovers, NOTICED_MS);
+          await goOnAndLosePower(stage, service, pick);
+        },
+      };
+    },
+  },
   // Killed with a sync under way; the first start fails on the disk, a supervisor tries again, and the power fails later.
   startFails: {
     stores: SQLITE,
