@@ -27,7 +27,8 @@ describe("cli", () => {
     for (const argv of [["help"], ["--help"], ["-h"], ["migrate", "--help"]]) {
       const { out, err, code } = await cli(argv);
       expect([err, code]).toEqual(["", 0]);
-      expect(out).toContain("migrate [--dry-run]");
+      for (const command of ["serve", "backup FILE", "restore FILE", "migrate [--dry-run]"])
+        expect(out).toContain(`  ${command} `);
     }
   });
 
@@ -38,6 +39,11 @@ describe("cli", () => {
       ["--fast"],
       ["serve", "--dry-run"],
       ["migrate", "--dry-run=maybe"],
+      ["backup"],
+      ["backup", ""],
+      ["restore", "one", "two"],
+      ["restore", "one", "--dry-run"],
+      ["toString"],
     ]) {
       const { out, err, code } = await cli(argv);
       expect([out, code]).toEqual(["", 64]);
@@ -78,6 +84,37 @@ describe("cli", () => {
       err: "",
       code: 0,
     });
+  });
+
+  test("backup and restore say what they did, and what stopped them", async () => {
+    const { path, remove } = await temporaryFolder();
+    try {
+      const env = { SQLITE_PATH: `${path}/data/chat.db` };
+      expect(await cli(["backup", `${path}/backup`], env)).toEqual({
+        out: "",
+        err: `cannot go on: SQLite file ${path}/data/chat.db does not exist\n`,
+        code: 1,
+      });
+      const program = await startProgram({ command: ["bun", CLI], env });
+      const done = await cli(["backup", `${path}/backup`], env);
+      expect([done.err, done.code]).toEqual(["", 0]);
+      expect(done.out).toMatch(/^0 messages were written to \S+\/backup \(\d+ bytes\)\n$/);
+      expect((await cli(["restore", `${path}/backup`], env)).err).toBe(
+        `cannot go on: SQLite file ${path}/data/chat.db is locked by another process\n`,
+      );
+      expect(await program.end()).toBe(0);
+      const back = await cli(["restore", `${path}/backup`], env);
+      expect([back.err, back.code]).toEqual(["", 0]);
+      expect(back.out).toMatch(
+        /^0 messages were put back into \S+\/chat\.db, as a new epoch\nthe store that was there is kept as \S+\n$/,
+      );
+      for (const command of ["backup", "restore"])
+        expect((await cli([command, "x"], { MONGODB_URI: "mongodb://127.0.0.1:1/" })).err).toContain(
+          `${command} is for the SQLite store`,
+        );
+    } finally {
+      await remove();
+    }
   });
 
   test("migrate says what it did, and what it would do", async () => {

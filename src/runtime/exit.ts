@@ -1,13 +1,6 @@
 /** The process's end when something hangs: nothing is closed and nothing waited for. */
 
-import { dlopen } from "bun:ffi";
-
-/** The C library by its names on Linux (glibc, then musl) and macOS. The process runs on one of them, so no disk is asked. */
-const C_LIBRARIES = [
-  "libc.so.6",
-  `libc.musl-${process.arch === "arm64" ? "aarch64" : "x86_64"}.so.1`,
-  "libSystem.B.dylib",
-];
+import { loadLibc } from "./libc.ts";
 
 /**
  * Ends the process with this code as a crash would, whatever its threads wait for; what was acked is on disk. The runtime's
@@ -15,12 +8,10 @@ const C_LIBRARIES = [
  * first process of a container cannot send it to itself.
  */
 export function endNow(code: number): never {
-  for (const library of C_LIBRARIES) {
-    try {
-      dlopen(library, { _exit: { args: ["i32"], returns: "void" } }).symbols._exit(code);
-    } catch {
-      // Not this system's.
-    }
+  try {
+    loadLibc({ _exit: { args: ["i32"], returns: "void" } })._exit(code);
+  } catch {
+    // No C library that is known here: by signal, then.
   }
   process.kill(process.pid, "SIGKILL");
   return process.exit(code);

@@ -141,6 +141,41 @@ describe("the compiled program", () => {
     await rm(join(cwd, "elsewhere"), { recursive: true });
   });
 
+  test("backs its store up and puts the backup back: readers of before are told to begin afresh", async () => {
+    const cwd = await folder();
+    const run = async (...argv: string[]) => {
+      const { exited, output } = spawnProgram({ command: [binary, ...argv], cwd });
+      return { code: await exited, output: output() };
+    };
+    const program = await start(cwd);
+    const ana = await connectMember(program.url);
+    undo.push(ana.close);
+    const { epoch } = await ana.join({ room: "lobby", user_id: "ana" });
+    const send = (message: string) => ana.send({ room: "lobby", user_id: "ana", message });
+    expect(await send("one")).toMatchObject({ ok: true, seq: 1 });
+    expect(await run("backup", "backup.db")).toMatchObject({
+      code: 0,
+      output: expect.stringMatching(/^1 mess/),
+    });
+    expect(await send("two")).toMatchObject({ ok: true, seq: 2 });
+    expect(await run("restore", "backup.db")).toMatchObject({
+      code: 1,
+      output: expect.stringContaining("is locked by another process"),
+    });
+    expect(await program.end()).toBe(0);
+    expect(await run("restore", "backup.db")).toMatchObject({
+      code: 0,
+      output: expect.stringMatching(/^1 mess/),
+    });
+
+    const next = await start(cwd);
+    const reader = await connectMember(next.url);
+    undo.push(reader.close);
+    const joined = await reader.join({ room: "lobby", user_id: "ana", since: 2, epoch });
+    expect(joined).toMatchObject({ seq: 1, recovered: false, reason: "epoch_changed" });
+    expect(joined.epoch).not.toBe(epoch);
+  });
+
   test("says what it can do, its version, and what is wrong with its environment", async () => {
     const run = async (argv: string[], env = {}) => {
       const { exited, output } = spawnProgram({ command: [binary, ...argv], env });

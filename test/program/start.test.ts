@@ -241,7 +241,7 @@ describe("a store that cannot be used: one line that names the file, exit 1:", (
     ],
     [
       "a read-only folder",
-      /read-only|cannot be opened|may not be accessed/,
+      /its folder \S+closed is not writable \(EACCES\), and its log must lie beside it$/,
       async (cwd) => {
         await mkdir(join(cwd, "closed"), { mode: 0o555 });
         return "closed/x.db";
@@ -249,7 +249,7 @@ describe("a store that cannot be used: one line that names the file, exit 1:", (
     ],
     [
       "a read-only folder with a file that was fine",
-      /read-only|cannot be opened|may not be accessed/,
+      /its folder \S+closed is not writable \(EACCES\), and its log must lie beside it$/,
       async (cwd) => {
         await made(join(cwd, "closed", "x.db"));
         await chmod(join(cwd, "closed"), 0o555);

@@ -12,6 +12,8 @@ export interface Appended {
   readonly results: readonly AppendResult[];
   /** False when there was nothing to store. */
   readonly written: boolean;
+  /** The newest message that was stored, by its room's own number. */
+  readonly last: { readonly room: number; readonly seq: number; readonly id: string } | undefined;
 }
 
 /** Rows that are written in one turn of the event loop: less than a millisecond. */
@@ -99,6 +101,7 @@ export function createAppender(db: Database, epoch: Epoch): Appender {
       try {
         const rooms = new Map<string, OpenRoom>();
         const results: AppendResult[] = [];
+        let last: Appended["last"];
         for (const [index, draft] of drafts.entries()) {
           if (index > 0 && index % ROWS_PER_TURN === 0) {
             await new Promise((resume) => setImmediate(resume));
@@ -107,7 +110,9 @@ export function createAppender(db: Database, epoch: Epoch): Appender {
           }
           const room = rooms.get(draft.room) ?? openRoom(draft.room);
           rooms.set(draft.room, room);
-          results.push(store(room, draft));
+          const result = store(room, draft);
+          if (result.kind === "stored") last = { room: room.id, seq: room.seq, id: draft.id };
+          results.push(result);
         }
         let written = false;
         for (const room of rooms.values()) {
@@ -116,7 +121,7 @@ export function createAppender(db: Database, epoch: Epoch): Appender {
           written = true;
         }
         (written ? commit : rollback).run();
-        return { results, written };
+        return { results, written, last };
       } catch (error) {
         if (db.inTransaction) rollback.run();
         throw error;

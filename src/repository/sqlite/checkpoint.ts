@@ -6,38 +6,34 @@
 import { Database } from "bun:sqlite";
 import { fdatasyncSync } from "node:fs";
 import { parentPort } from "node:worker_threads";
-import { isBusy } from "./faults.ts";
-import { rewriteLog } from "./log-check.ts";
-import { TOUCH } from "./schema.ts";
+import { isBusy, OperatorFault } from "./faults.ts";
+import { type Recovery, recover } from "./recovery.ts";
+import { beginLog, TRIAL } from "./schema.ts";
 
 /**
- * - `open`: connects; the descriptor is one of the database file, and whoever asks closes it.
+ * - `open`: connects; the descriptor is one of the database file, and the asker closes it.
  * - `backfill`: copies what it can while commits go on.
- * - `mend`: writes the log again, and what was copied from it, and syncs both; fails unless every frame is as it was
- *   written. Commits must rest meanwhile.
  * - `finish`: copies the rest and starts the log afresh; commits must rest meanwhile.
  * - `touch`: writes a trifle.
- * - `close`: copies the rest, empties the log and disconnects; nobody commits any more.
+ * - `close`: copies the rest, empties the log and disconnects; no commit follows.
  * - `leave`: disconnects and leaves the log as it is; others must be connected.
+ * - `recover`: as at the start (recovery.ts); nothing may be connected, and nothing else is asked of this worker.
  */
 export type CheckpointAsk =
   | { readonly id: number; readonly step: "open"; readonly path: string; readonly descriptor: number }
-  | {
-      readonly id: number;
-      readonly step: "backfill" | "mend" | "finish" | "touch" | "close" | "leave";
-    };
+  | { readonly id: number; readonly step: "recover"; readonly recovery: Recovery }
+  | { readonly id: number; readonly step: "backfill" | "finish" | "touch" | "close" | "leave" };
 export interface CheckpointAnswer {
   readonly id: number;
-  /** What went wrong, in SQLite's words, for the log; and its number there, or a system call's below zero. */
-  readonly fault?: { readonly message: string; readonly errno: number };
+  /** What went wrong, for the log; its number, SQLite's or below zero a system call's; whether it is an OperatorFault. */
+  readonly fault?: { readonly message: string; readonly errno: number; readonly isOperators: boolean };
 }
 
-/** How long the worker waits for a foreign reader or writer, e.g. somebody's sqlite3 shell, while commits wait for it. */
+/** How long the worker waits for a foreign reader or writer, e.g. an operator's sqlite3 shell, while commits wait for it. */
 const BUSY_MS = 20;
 
 // Of sqlite3.h.
 const BUSY = 5;
-const CORRUPT = 11;
 const NOT_OPEN = 14;
 const fault = (message: string, errno: number) => Object.assign(new Error(message), { errno });
 
@@ -65,33 +61,28 @@ const steps = {
     // one that those pages get. It also need not be made while commits wait.
     fdatasyncSync(file);
   },
-  mend(): void {
-    if (!holder?.inTransaction) hold();
-    const [busy, frames, copied] = answer("NOOP");
-    if (busy !== 0) throw fault("somebody else recovers the log", BUSY);
-    const intact = rewriteLog(`${writer?.filename}-wal`, frames, copied, file);
-    if (intact < frames) throw fault(`${intact} of the log's ${frames} frames are intact`, CORRUPT);
-  },
   finish(): void {
     letGo();
     try {
       checkpoint("RESTART");
     } catch (error) {
-      // All of it may be copied, and somebody only reads it still: the next commit would start it afresh, and sync.
+      // All of it may be copied, and a foreign process only reads it still: the next commit would start it afresh, and sync.
       if (isBusy(error)) steps.touch();
       throw error;
     }
     // The first commit after a restart writes the log's new header and syncs it: this one does, so that no other does.
-    steps.touch();
+    if (writer !== undefined) beginLog(writer);
   },
   touch(): void {
-    writer?.run(TOUCH);
+    writer?.run(TRIAL);
   },
   close(): void {
     letGo();
     try {
       checkpoint("TRUNCATE");
     } finally {
+      // Where a foreign process reads, some of the log was copied and stays in it, too.
+      fdatasyncSync(file);
       steps.leave();
     }
   },
@@ -111,24 +102,20 @@ function letGo() {
 }
 
 function checkpoint(mode: "PASSIVE" | "RESTART" | "TRUNCATE") {
-  const [busy] = answer(mode);
-  if (mode !== "PASSIVE" && busy !== 0) throw fault("somebody else reads or writes the file", BUSY);
-}
-
-/** Whether somebody was in the way, and how many frames the log has and how many of them are copied. */
-function answer(mode: "NOOP" | "PASSIVE" | "RESTART" | "TRUNCATE"): [number, number, number] {
   if (writer === undefined) throw fault("the worker is not connected", NOT_OPEN);
-  return writer.query(`PRAGMA wal_checkpoint(${mode})`).values()[0] as [number, number, number];
+  const [busy] = writer.query(`PRAGMA wal_checkpoint(${mode})`).values()[0] as number[];
+  if (mode !== "PASSIVE" && busy !== 0) throw fault("another program reads or writes the file", BUSY);
 }
 
 parentPort?.on("message", (ask: CheckpointAsk) => {
   let reply: CheckpointAnswer = { id: ask.id };
   try {
     if (ask.step === "open") steps.open(ask.path, ask.descriptor);
+    else if (ask.step === "recover") recover(ask.recovery);
     else steps[ask.step]();
   } catch (error) {
-    const { message, errno } = error as Error & { errno?: number };
-    reply = { id: ask.id, fault: { message, errno: errno ?? 0 } };
+    const { message, errno = 0 } = error as Error & { errno?: number };
+    reply = { id: ask.id, fault: { message, errno, isOperators: error instanceof OperatorFault } };
   }
   parentPort?.postMessage(reply);
 });

@@ -2,31 +2,42 @@
 
 import { SQLiteError } from "bun:sqlite";
 
-/** The one line for an operator whose file cannot be used; what is no fault of SQLite's is passed on as it is. */
+/** A fault that only the operator can end: words that follow "the file", and say what to do. */
+export class OperatorFault extends Error {}
+
+/** The one line for an operator whose file cannot be used. A fault that is neither SQLite's nor the system's is passed on. */
 export function startFault(path: string, thrown: unknown): Error {
-  if (!(thrown instanceof SQLiteError)) return thrown instanceof Error ? thrown : new Error(String(thrown));
-  return new Error(`SQLite file ${path} ${FAULTS[thrown.errno & 0xff] ?? `cannot be used (${thrown.code})`}`);
+  if (thrown instanceof SQLiteError)
+    return new Error(
+      `SQLite file ${path} ${FAULTS[thrown.errno & 0xff] ?? `cannot be used (${thrown.code})`}`,
+    );
+  if (thrown instanceof OperatorFault) return new Error(`SQLite file ${path} ${thrown.message}`);
+  if (!(thrown instanceof Error)) return new Error(String(thrown));
+  const { code, syscall } = thrown as NodeJS.ErrnoException;
+  if (syscall === undefined) return thrown;
+  return new Error(`SQLite file ${path} ${FAULTS[PRIMARY[code ?? ""] ?? 0] ?? `cannot be used (${code})`}`);
 }
 
 /** Why a store that runs does not work, without a database's words. */
 export function downReason(thrown: unknown): string {
   if (typeof thrown === "string") return thrown;
+  if (thrown instanceof OperatorFault) return `the file ${thrown.message}`;
   const errno = errnoOf(thrown);
   // Below zero it is a system call's.
   if (errno < 0) return "the disk reports an error";
   return `the file ${FAULTS[errno & 0xff] ?? "cannot be used"}`;
 }
 
-/** Somebody else is in the way; SQLITE_BUSY and its extended codes. */
+/** Another connection is in the way; SQLITE_BUSY and its extended codes. */
 export const isBusy = (thrown: unknown): boolean => (errnoOf(thrown) & 0xff) === 5;
 
 /** Pages are not what they should be: SQLITE_CORRUPT and SQLITE_NOTADB, with their extended codes. */
 export const isCorrupt = (thrown: unknown): boolean => [11, 26].includes(errnoOf(thrown) & 0xff);
 
 /**
- * A sync failed, or nobody knows whether one did: what was written before it may be lost, and the kernel does not say so
- * again. That is so for SQLITE_IOERR_FSYNC, SQLITE_IOERR_DIR_FSYNC, a system call's number, and none. A write that fails
- * is no such thing: SQLite does not take it for done.
+ * A sync failed, or its outcome is unknown: what was written before it may be lost, and the kernel does not say so again.
+ * That is so for SQLITE_IOERR_FSYNC, SQLITE_IOERR_DIR_FSYNC, a system call's number, and an error without a number. A write
+ * that fails is different: SQLite does not take it for done.
  */
 export function syncFailed(thrown: unknown): boolean {
   const errno = errnoOf(thrown);
@@ -48,4 +59,15 @@ const FAULTS: Readonly<Record<number, string>> = {
   13: "cannot be written: the disk is full",
   14: "cannot be opened: the file or its folder is missing, a folder, or not accessible",
   26: "is not a database",
+};
+
+/** What SQLite would say where the system says this. */
+const PRIMARY: Readonly<Record<string, number>> = {
+  EACCES: 14,
+  EISDIR: 14,
+  ENOENT: 14,
+  EPERM: 14,
+  EROFS: 8,
+  EIO: 10,
+  ENOSPC: 13,
 };

@@ -1,14 +1,14 @@
 /**
- * Makes a new embedded store: whole, in a file beside its place, and then given its name in one step. Nobody ever finds
- * half of one, and it takes one sync where SQLite in its place takes seven, for a journal, a log and the file.
+ * Makes a new embedded store: whole, in a file beside its place, and then given its name in one step. No process ever
+ * finds half of one, and it takes one sync where SQLite in its place takes seven, for a journal, a log and the file.
  */
 
 import { Database } from "bun:sqlite";
 import {
   closeSync,
   existsSync,
+  fchmodSync,
   fsyncSync,
-  openSync,
   renameSync,
   rmSync,
   type Stats,
@@ -17,34 +17,44 @@ import {
 import { dirname } from "node:path";
 import type { Epoch } from "../../domain/ids.ts";
 import { syncFolder } from "./folder.ts";
+import { openLocked } from "./hold.ts";
 import { migrate, writeEpoch } from "./schema.ts";
 
 /**
  * Puts a new store in the place of an empty file. The caller holds the lock, and makes the folder durable afterwards.
- * An empty file that is not as ours would be (another's, another mode, a second name, a mount of its own) is left as it
- * is: then SQLite makes the store in it.
+ * The new file has the empty one's mode. An empty file of another owner is left as it is: then SQLite makes the store in it.
+ * @returns the descriptor by which the new file is locked, for the caller to close; undefined where no file was made
  * @throws SQLiteError or a system call's error when it cannot be written
  */
-export function makeStore(path: string, epoch: Epoch): void {
+export function makeStore(path: string, epoch: Epoch): number | undefined {
   const empty = statSync(path, { throwIfNoEntry: false });
   if (empty === undefined || empty.size > 0) return;
-  // Of the kind of SQLite's own names: what lies there is removed, so nobody else may give a file such a name.
+  // The name begins as SQLite's own do, and what lies there is removed: an operator must not use such a name.
   const made = `${path}-making`;
+  let descriptor: number | undefined;
   try {
     // One may be left that was being made when its process died.
     remove([made, ...sidecars(made)]);
+    // Locked before it has the store's name, so that no other process can have it under that name unlocked.
+    descriptor = openLocked(made);
     write(made, epoch);
-    if (!isAlike(statSync(made), empty)) return;
+    if (!hasOwnerOf(statSync(made), empty)) return;
+    fchmodSync(descriptor, empty.mode & 0o777);
+    fsyncSync(descriptor);
     // A log or a journal without its file is of a store that is gone: the new one must never take it for its own.
     if (remove(sidecars(path))) syncFolder(dirname(path));
-    takePlace(made, path);
+    renameSync(made, path);
+    const kept = descriptor;
+    descriptor = undefined;
+    return kept;
   } finally {
+    if (descriptor !== undefined) closeSync(descriptor);
     remove([made]);
   }
 }
 
 function write(path: string, epoch: Epoch): void {
-  const store = new Database(path, { create: true, readwrite: true });
+  const store = new Database(path, { readwrite: true, create: false });
   try {
     store.run("PRAGMA synchronous = OFF");
     store.run("PRAGMA journal_mode = MEMORY");
@@ -53,12 +63,6 @@ function write(path: string, epoch: Epoch): void {
     store.run("PRAGMA journal_mode = WAL");
   } finally {
     store.close();
-  }
-  const descriptor = openSync(path, "r+");
-  try {
-    fsyncSync(descriptor);
-  } finally {
-    closeSync(descriptor);
   }
 }
 
@@ -71,14 +75,4 @@ function remove(paths: readonly string[]): boolean {
   return found.length > 0;
 }
 
-const isAlike = (one: Stats, other: Stats) =>
-  one.uid === other.uid && one.gid === other.gid && one.mode === other.mode && other.nlink === 1;
-
-/** A file that is mounted by itself keeps its place. */
-function takePlace(made: string, path: string): void {
-  try {
-    renameSync(made, path);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "EBUSY") throw error;
-  }
-}
+const hasOwnerOf = (one: Stats, other: Stats) => one.uid === other.uid && one.gid === other.gid;

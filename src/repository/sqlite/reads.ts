@@ -105,7 +105,7 @@ export function createReads(db: Database, epoch: Epoch): Reads {
     let high: number = head.seq + 1;
     while (low < high) {
       const middle = Math.floor((low + high) / 2);
-      // The message at `middle`, or the next one where somebody deleted it.
+      // The message at `middle`, or the next one where that was deleted.
       const row = statements.receivedAt.values(roomId, middle)[0] as [number, number] | undefined;
       if (row === undefined || row[1] >= at) high = middle;
       else low = row[0] + 1;

@@ -1,6 +1,6 @@
 /** Counts what changed in the embedded store, by room and by user, so that a page that was read once can be known to be good still. */
 
-import type { Database } from "bun:sqlite";
+import type { Database, Statement } from "bun:sqlite";
 import type { Message } from "../../domain/message.ts";
 import { LIMITS } from "../../limits.ts";
 import type { PageSubject } from "../repository.ts";
@@ -12,16 +12,19 @@ export interface Revisions {
   stored(messages: readonly Message[]): void;
   /** What is to be seen from now on may differ everywhere. */
   allChanged(): void;
+  /**
+   * Watches what others write (an operator's shell), which this connection sees as new versions of the data
+   * (https://sqlite.org/pragma.html#pragma_data_version). What it showed before may have changed everywhere.
+   * @param writer the connection that commits our own writes
+   */
+  watch(writer: Database): void;
+  /** Lets go of the connection. */
   finalize(): void;
 }
 
-/**
- * @param writer the connection that commits our own writes: it sees those of others (an operator's shell) as new versions
- *   of the data (https://sqlite.org/pragma.html#pragma_data_version)
- */
-export function createRevisions(writer: Database): Revisions {
-  const dataVersion = writer.prepare("PRAGMA data_version");
-  let seenVersion = dataVersion.values()[0]?.[0];
+export function createRevisions(): Revisions {
+  let dataVersion: Statement | undefined;
+  let seenVersion: unknown;
   let clock = 0;
   /** What has no number of its own has not changed since this one. */
   let floor = 0;
@@ -40,7 +43,7 @@ export function createRevisions(writer: Database): Revisions {
 
   function look() {
     if (hasLooked) return;
-    const version = dataVersion.values()[0]?.[0];
+    const version = dataVersion?.values()[0]?.[0];
     hasLooked = true;
     setImmediate(() => {
       hasLooked = false;
@@ -68,6 +71,11 @@ export function createRevisions(writer: Database): Revisions {
         changed.user.set(userId, clock);
       }
     },
-    finalize: () => dataVersion.finalize(),
+    watch(writer) {
+      dataVersion = writer.prepare("PRAGMA data_version");
+      seenVersion = dataVersion.values()[0]?.[0];
+      allChanged();
+    },
+    finalize: () => dataVersion?.finalize(),
   };
 }

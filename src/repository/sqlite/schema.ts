@@ -49,6 +49,14 @@ export const MIGRATIONS: readonly Migration[] = [
         WHERE client_id IS NOT NULL;
     `,
   },
+  {
+    // Whether a companion goes with the store (companion.ts); and what is changed where a write is to be tried.
+    version: 2,
+    sql: `
+      ALTER TABLE store ADD COLUMN has_companion INTEGER NOT NULL DEFAULT 0;
+      ALTER TABLE store ADD COLUMN trials INTEGER NOT NULL DEFAULT 0;
+    `,
+  },
 ];
 
 /** "chat" in ASCII, so that another program's database is told from ours. */
@@ -56,9 +64,10 @@ const APPLICATION_ID = 0x63686174;
 
 /**
  * Brings the file to the newest schema.
+ * @returns whether anything had to be done
  * @throws Error with one line for the operator when the file is another program's, or a newer one's.
  */
-export function migrate(db: Database, path: string, migrations: readonly Migration[] = MIGRATIONS): void {
+export function migrate(db: Database, path: string, migrations: readonly Migration[] = MIGRATIONS): boolean {
   const newest = migrations.at(-1)?.version ?? 0;
   const known = readPragma(db, "user_version");
   const application = readPragma(db, "application_id");
@@ -83,16 +92,41 @@ export function migrate(db: Database, path: string, migrations: readonly Migrati
       throw error;
     }
   }
+  return known < newest;
 }
 
-/** A trifle to commit. */
-export const TOUCH = "UPDATE store SET wal_restarts = wal_restarts + 1";
+/** A trifle to commit, which shows whether the file can be written. */
+export const TRIAL = "UPDATE store SET trials = trials + 1";
 
-/** Names this life of the store, where it has no name yet. */
+/**
+ * The first commit of each log: raises `wal_restarts`, and writes the first page as it is, so that every log says by itself
+ * on which state of the file it builds (recovery.ts).
+ * @param epoch the store's name from now on, where it is a new one
+ * @param isNew false where a log goes on that is there already: then its number stays
+ */
+export function beginLog(
+  db: Database,
+  { epoch, isNew = true }: { readonly epoch?: Epoch | undefined; readonly isNew?: boolean } = {},
+): void {
+  db.run("BEGIN IMMEDIATE");
+  try {
+    db.run(`PRAGMA user_version = ${MIGRATIONS.at(-1)?.version}`);
+    db.run(
+      "UPDATE store SET wal_restarts = wal_restarts + ?1, has_companion = 1, epoch = coalesce(?2, epoch)",
+      [Number(isNew), epoch ?? null],
+    );
+    db.run("COMMIT");
+  } catch (error) {
+    if (db.inTransaction) db.run("ROLLBACK");
+    throw error;
+  }
+}
+
+/** Names this epoch of the store, where it has no name yet. */
 export function writeEpoch(db: Database, epoch: Epoch): void {
   db.run("INSERT INTO store (only_row, epoch, wal_restarts) VALUES (1, ?1, 0) ON CONFLICT DO NOTHING", [
     epoch,
   ]);
 }
 
-const readPragma = (db: Database, name: string) => Number(db.query(`PRAGMA ${name}`).values()[0]?.[0]);
+export const readPragma = (db: Database, name: string) => Number(db.query(`PRAGMA ${name}`).values()[0]?.[0]);

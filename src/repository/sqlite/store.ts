@@ -1,66 +1,55 @@
 /**
  * The embedded store: one SQLite file. A batch is committed on the event loop, which takes microseconds, and then its
- * log is synced in the thread pool; only when that has ended is anybody told or shown anything (docs/adr/0002).
+ * log is synced in the thread pool. Until that has ended nothing is answered, and reads show what was there before
+ * (docs/adr/0002).
  */
 
-import type { Database } from "bun:sqlite";
-import { fstatSync, statSync } from "node:fs";
+import { fdatasync } from "node:fs";
+import { dirname } from "node:path";
 import type { Epoch } from "../../domain/ids.ts";
 import type { Draft } from "../../domain/message.ts";
 import { ChatError } from "../../errors.ts";
 import { LIMITS } from "../../limits.ts";
 import type { Log } from "../../observe/log.ts";
 import type { AppendResult, MessageRepository, StoreStatus } from "../repository.ts";
-import { type Appended, createAppender } from "./append.ts";
-import { downReason, isBusy, isCorrupt, syncFailed } from "./faults.ts";
-import { createReads } from "./reads.ts";
+import type { Appended } from "./append.ts";
+import { attach, type Connections, disconnect, markLog, reconnect } from "./connections.ts";
+import { downReason, isBusy, isCorrupt, OperatorFault, syncFailed } from "./faults.ts";
+import { syncFolder } from "./folder.ts";
+import type { Hold } from "./hold.ts";
+import type { Reads } from "./reads.ts";
 import { createRevisions } from "./revisions.ts";
-import { LOOP_BUSY_MS, type Wal } from "./wal.ts";
+import { LOOP_BUSY_MS } from "./wal.ts";
 
 /** What an opened store consists of. */
 export interface SqliteParts {
   readonly log: Log;
-  readonly path: string;
-  readonly descriptor: number;
-  /** Closes the connections and frees the file. */
-  readonly letGo: (how: { keepLog: boolean }) => void;
-  readonly writer: Database;
-  readonly reader: Database;
-  readonly wal: Wal;
+  readonly hold: Hold;
+  readonly connections: Connections;
   readonly epoch: Epoch;
 }
 
 /** The store on connections that are open. */
-export function createSqliteRepository({
-  log,
-  path,
-  descriptor,
-  letGo,
-  writer,
-  reader,
-  wal,
-  epoch,
-}: SqliteParts): MessageRepository {
-  const appender = createAppender(writer, epoch);
-  const reads = createReads(reader, epoch);
-  const revisions = createRevisions(writer);
-  const [begin, end] = [reader.prepare("BEGIN"), reader.prepare("COMMIT")];
-  const takeView = reader.prepare("SELECT epoch FROM store");
+export function createSqliteRepository({ log, hold, connections, epoch }: SqliteParts): MessageRepository {
+  const { path, companion } = hold;
+  const revisions = createRevisions();
+  revisions.watch(connections.writer);
+  /** Undefined while the store is recovered after doubt, and once it is closed. */
+  let store: ReturnType<typeof attach> | undefined = attach(connections, epoch);
 
   let status: StoreStatus = { up: true };
   let closed: Promise<void> | undefined;
-  /** The connections are closed: what was begun before `close` has ended. */
-  let gone = false;
-  /** A sync failed: what was written may be lost, so nothing is shown or added until it was written again. */
-  let doubtful = false;
-  /** The file was found corrupt: before the log starts afresh it must give the file once more what it has. */
+  /**
+   * Why what was written may be lost, or not be found again, though it reads well: then nothing is shown or added until the
+   * store was recovered.
+   */
+  let doubt: unknown;
+  /** The file was found corrupt, and some of the log was copied since it was recovered: that copy may be what was lost. */
   let corrupt = false;
-  /** The file was moved away or removed: what is written to it nobody would find again. */
-  let astray = false;
-  const inode = fstatSync(descriptor).ino;
+  let copied = false;
   /** The tail of those who want to write or to restart the log: one at a time, in order. */
   let turns: Promise<unknown> = Promise.resolve();
-  /** The tail of the searches that take more than one step: one at a time, or each turn of the event loop had a step of each. */
+  /** The tail of the searches that take more than one step: one at a time, or each tick had a step of each. */
   let searches: Promise<void> = Promise.resolve();
   let searching = 0;
   let checkpoint: Promise<void> | undefined;
@@ -76,101 +65,142 @@ export function createSqliteRepository({
     return turn;
   };
 
-  /** From here on reads see what is on disk now, whatever is committed; until `showAll`. */
-  function freezeView() {
-    begin.run();
-    takeView.values();
-  }
   function showAll() {
-    show();
+    store?.show();
     revisions.allChanged();
-  }
-  function show() {
-    if (reader.inTransaction) end.run();
   }
 
   function unavailable(cause: unknown): ChatError {
     return new ChatError("storage_unavailable", { cause });
   }
 
-  function refuseWhileUnsafe() {
-    if (doubtful) throw unavailable("a sync failed");
-    if (astray) throw unavailable(ASTRAY);
+  /** @throws ChatError while nothing may be shown or added */
+  function sound(): NonNullable<typeof store> {
+    if (doubt !== undefined) throw unavailable(doubt);
+    if (store === undefined) throw unavailable("the store is closed");
+    return store;
   }
 
   function failed(cause: unknown): ChatError {
     if (status.up) log.error("store_failed", { kind: "sqlite", error: cause });
     status = { up: false, reason: downReason(cause) };
-    if (isCorrupt(cause)) corrupt = true;
-    // A fault that comes again and again, e.g. a corrupt page that somebody reads, is not worth an attempt each time.
+    if (isCorrupt(cause) && copied) corrupt = true;
+    // A fault that comes again and again, e.g. a corrupt page that is read often, is not worth an attempt each time.
     if (performance.now() - failedAt > 2 * LIMITS.storeRetryMaxMs) retryMs = LIMITS.storeRetryMinMs;
     failedAt = performance.now();
     if (retry === undefined && closed === undefined) {
-      retry = setTimeout(() => void recover(), retryMs);
+      retry = setTimeout(() => void retryNow(), retryMs);
       retry.unref();
       retryMs = Math.min(retryMs * 2, LIMITS.storeRetryMaxMs);
     }
     return unavailable(cause);
   }
 
-  /** A sync of the log or the file failed, or nobody knows: from here on nothing is built upon what may be lost. */
+  /** From here on nothing is built upon what may be lost. */
   function doubted(cause: unknown): ChatError {
-    doubtful = true;
+    doubt ??= cause;
     return failed(cause);
   }
 
-  /** What a failed sync may have lost is written again and synced, the log and what was copied from it. */
-  async function mend() {
-    if (!doubtful && !corrupt) return;
-    await wal.mend();
-    // Until here the frozen view has kept every checkpoint from what was in doubt.
-    showAll();
-    // A page that was read meanwhile may have been the one of before.
-    for (const connection of [writer, reader]) connection.run("PRAGMA shrink_memory");
-    doubtful = false;
-    corrupt = false;
-  }
-
-  /**
-   * Tries whether the store can be written again. After a failed sync the kernel may have forgotten which pages never
-   * reached the disk, so it is no use to sync again what was not written again.
-   */
-  async function recover() {
+  /** Tries whether the store works again: after doubt by recovering it, else by writing a trifle. */
+  async function retryNow() {
     retry = undefined;
     await inTurn(async () => {
       if (closed !== undefined) return;
       try {
-        astray = isAstray();
-        if (astray) throw ASTRAY;
-        await mend();
-        showAll();
-        // While somebody's shell reads, the log cannot start afresh, but it may grow.
-        await wal.finish().catch(async (error) => {
-          if (!isBusy(error)) throw error;
-          await wal.touch();
-        });
-        await wal.sync();
+        if (doubt !== undefined || corrupt) await recoverStore();
+        else await tryToWrite();
         log.info("store_recovered", { kind: "sqlite" });
         status = { up: true };
       } catch (error) {
-        if (error !== ASTRAY && syncFailed(error)) doubted(error);
+        if (error instanceof OperatorFault || syncFailed(error)) doubted(error);
         else failed(error);
       }
     });
   }
 
+  async function tryToWrite() {
+    const { wal } = sound();
+    const displaced = wal.displaced();
+    if (displaced !== undefined) throw new OperatorFault(displaced);
+    showAll();
+    // While an operator's shell reads, the log cannot start afresh, but it may grow.
+    await wal.finish().catch(async (error) => {
+      if (!isBusy(error)) throw error;
+      await wal.touch();
+    });
+    await wal.sync();
+    markLog(sound(), hold);
+    await syncCompanion();
+  }
+
+  /** As at the start: closes every connection, has the log copied whole and synced, and connects again. */
+  async function recoverStore() {
+    doubt ??= "the file is corrupt";
+    const before = store;
+    if (before !== undefined) {
+      await save();
+      store = undefined;
+      before.finalize();
+      revisions.finalize();
+      await disconnect(before);
+    }
+    const connections = await reconnect(hold);
+    revisions.watch(connections.writer);
+    store = attach(connections, epoch);
+    doubt = undefined;
+    corrupt = false;
+    copied = false;
+  }
+
+  /**
+   * Where the open files have lost their names: has the file get all that the log has, through the open connections, and
+   * syncs it. Rejects when that fails, and while the file itself is not in its place: what is written there is not found.
+   */
+  async function save() {
+    if (store === undefined) return;
+    const displaced = store.wal.displaced();
+    if (displaced === undefined) return;
+    await store.wal.dismiss();
+    showAll();
+    const [busy] = store.writer.query("PRAGMA wal_checkpoint(TRUNCATE)").values()[0] as number[];
+    if (busy !== 0) throw new OperatorFault(`${displaced}, and another program reads it: close that program`);
+    await new Promise<void>((resolve, reject) =>
+      fdatasync(hold.descriptor, (error) => (error ? reject(error) : resolve())),
+    );
+    markEnded();
+    await syncCompanion();
+    if (!store.wal.isInPlace()) throw new OperatorFault(displaced);
+  }
+
+  /** The file has all of the log: what may lie under the log's name again is an old copy. */
+  function markEnded() {
+    const mark = companion.read()?.log;
+    if (mark !== null && mark !== undefined) companion.write({ log: { ...mark, ended: true } });
+  }
+
+  /** Where this fails the companion may lag behind, and that is all. */
+  const syncCompanion = () => companion.sync().catch((error) => log.warn("companion_not_synced", { error }));
+
   /** Keeps the log short: mostly while commits go on, and in the end with commits waiting. */
   function startCheckpoint() {
     if (checkpoint !== undefined || closed !== undefined || performance.now() < checkpointNotBefore) return;
+    // It may have come into doubt while the batch that asks for this was synced.
+    if (store === undefined || doubt !== undefined) return;
+    const { wal } = store;
     checkpoint = (async () => {
       try {
+        copied = true;
         await wal.backfill();
         await inTurn(async () => {
-          if (!gone && !doubtful && !corrupt) await wal.finish();
+          if (store?.wal !== wal || doubt !== undefined || corrupt) return;
+          await wal.finish();
+          markLog(store, hold);
         });
+        await syncCompanion();
       } catch (error) {
         log.warn("wal_checkpoint_failed", { error });
-        // Somebody's shell may read the file: commits go on, the log grows until that ends. What is mended may try at once.
+        // An operator's shell may read the file: commits go on, the log grows until that ends. What is recovered may try at once.
         if (syncFailed(error)) doubted(error);
         else checkpointNotBefore = performance.now() + 1_000;
       } finally {
@@ -182,37 +212,27 @@ export function createSqliteRepository({
   /** The log's length; to learn it must not fail what it is learnt for. */
   function logBytes(): number {
     // Not while a batch is being written: the log is looked at when it has been.
-    if (writer.inTransaction) return 0;
+    if (store === undefined || store.writer.inTransaction) return 0;
     try {
-      return wal.bytes();
+      return store.wal.bytes();
     } catch (error) {
       failed(error);
       return 0;
     }
   }
 
-  /** Where the path cannot even be followed (a folder that was closed, a loop of links) nobody would find the file either. */
-  function isAstray(): boolean {
-    try {
-      return statSync(path, { throwIfNoEntry: false })?.ino !== inode;
-    } catch {
-      return true;
-    }
-  }
-
   const idle = setInterval(() => {
-    if (!status.up) return;
-    astray = isAstray();
-    if (astray) failed(ASTRAY);
+    if (!status.up || store === undefined) return;
+    const displaced = store.wal.displaced();
+    if (displaced !== undefined) doubted(new OperatorFault(displaced));
     else if (performance.now() - lastCommitAt >= LIMITS.walIdleMs && logBytes() > LIMITS.walIdleBytes)
       startCheckpoint();
   }, LIMITS.walIdleMs);
   idle.unref();
 
   async function commit(drafts: readonly Draft[], deadline: number): Promise<readonly AppendResult[]> {
-    if (gone) throw unavailable("the store is closed");
-    refuseWhileUnsafe();
-    // Nobody waits for it any more.
+    const { appender, freezeView, show, wal } = sound();
+    // The caller has stopped waiting.
     if (performance.now() > deadline) throw unavailable("the store is busy");
     let committed: Appended;
     try {
@@ -230,6 +250,8 @@ export function createSqliteRepository({
       } catch (error) {
         throw doubted(error);
       }
+      const displaced = wal.displaced();
+      if (displaced !== undefined) throw await saved(displaced);
     }
     // From here on it is stored: whatever fails now is not this batch's.
     try {
@@ -237,12 +259,20 @@ export function createSqliteRepository({
       revisions.stored(
         committed.results.flatMap((result) => (result.kind === "stored" ? [result.message] : [])),
       );
+      if (committed.last !== undefined) companion.write({ last: committed.last });
     } catch (error) {
       failed(error);
     }
     lastCommitAt = performance.now();
     if (logBytes() > LIMITS.walCheckpointBytes) startCheckpoint();
     return committed.results;
+  }
+
+  /** What was just synced lies in files without a name: it is saved before anything else is told. */
+  async function saved(displaced: string): Promise<ChatError> {
+    const refusal = doubted(new OperatorFault(displaced));
+    await save().catch(failed);
+    return refusal;
   }
 
   async function append(drafts: readonly Draft[]): Promise<readonly AppendResult[]> {
@@ -260,18 +290,11 @@ export function createSqliteRepository({
     }
   }
 
-  /** Runs a read in one view: the one that was frozen before an unsynced commit, else one of its own. */
-  async function read<T>(work: () => T): Promise<T> {
+  async function read<T>(work: (reads: Reads) => T): Promise<T> {
     if (closed !== undefined) throw unavailable("the store is closed");
-    refuseWhileUnsafe();
+    const { read } = sound();
     try {
-      if (reader.inTransaction) return work();
-      begin.run();
-      try {
-        return work();
-      } finally {
-        end.run();
-      }
+      return read(work);
     } catch (error) {
       throw failed(error);
     }
@@ -280,8 +303,9 @@ export function createSqliteRepository({
   /** A user's messages in one room are picked from all of them, step by step with the event loop let go between. */
   async function readByUser(query: Parameters<MessageRepository["readByUser"]>[0]) {
     const { room, ...rest } = query;
-    if (room === undefined) return read(() => reads.readByUser(rest));
+    if (room === undefined) return read((reads) => reads.readByUser(rest));
     const deadline = performance.now() + LIMITS.storeTimeoutMs;
+    const { reads } = sound();
     const picked = reads.pickByUserInRoom({ ...rest, room });
     const first = await read(picked.step);
     if (first !== undefined) return first;
@@ -291,6 +315,7 @@ export function createSqliteRepository({
       for (;;) {
         if (performance.now() > deadline) throw unavailable("the search took too long");
         await new Promise((resume) => setImmediate(resume));
+        if (sound().reads !== reads) throw unavailable("the store was recovered meanwhile");
         const page = await read(picked.step);
         if (page !== undefined) return page;
       }
@@ -306,23 +331,45 @@ export function createSqliteRepository({
     clearInterval(idle);
     clearTimeout(retry);
     await inTurn(async () => {
-      gone = true;
-      const emptied = await emptyLog();
-      appender.finalize();
-      revisions.finalize();
-      reads.finalize();
-      for (const statement of [begin, end, takeView]) statement.finalize();
-      letGo({ keepLog: !emptied });
+      try {
+        if (store !== undefined) await closeStore(store);
+      } catch (error) {
+        log.error("wal_left", { error });
+      } finally {
+        hold.release();
+      }
     });
   }
 
-  /** Ends the log; false when it must stay, because it has what the file may not have. The next start goes on from it. */
+  async function closeStore(last: NonNullable<typeof store>) {
+    const isEmpty = await emptyLog();
+    store = undefined;
+    last.finalize();
+    revisions.finalize();
+    // The last connection that closes copies and removes the log if it may write: the reader may not.
+    for (const connection of isEmpty ? [last.reader, last.writer] : [last.writer, last.reader])
+      connection.close();
+    if (isEmpty) {
+      // Once its end is on disk, a log of that name can only be an old copy.
+      syncFolder(dirname(path));
+      markEnded();
+    }
+    await syncCompanion();
+  }
+
+  /** Ends the log and lets go of it; false when it stays as it is, for the next start to recover. */
   async function emptyLog(): Promise<boolean> {
+    if (store === undefined) return false;
+    const { wal } = store;
     try {
-      await mend();
+      await save();
+      if (doubt !== undefined || corrupt) throw doubt;
+      const displaced = wal.displaced();
+      if (displaced !== undefined) throw new OperatorFault(displaced);
       showAll();
+      await wal.sync();
     } catch (error) {
-      log.error("wal_damaged", { error });
+      log.error("wal_left", { error });
       await wal.leave();
       return false;
     }
@@ -331,6 +378,8 @@ export function createSqliteRepository({
       return true;
     } catch (error) {
       log.warn("wal_checkpoint_failed", { error });
+      // A foreign process reads it: all of it is on disk, and so is what was copied.
+      if (isBusy(error)) companion.write({ sound: true });
       return false;
     }
   }
@@ -341,18 +390,18 @@ export function createSqliteRepository({
     place: path,
     status: () => status,
     append,
-    head: (room) => read(() => reads.head(room)),
-    heads: (rooms) => read(() => reads.heads(rooms)),
-    readAfter: (...query) => read(() => reads.readAfter(...query)),
-    readBefore: (...query) => read(() => reads.readBefore(...query)),
+    head: (room) => read((reads) => reads.head(room)),
+    heads: (rooms) => read((reads) => reads.heads(rooms)),
+    readAfter: (...query) => read((reads) => reads.readAfter(...query)),
+    readBefore: (...query) => read((reads) => reads.readBefore(...query)),
     readByUser,
-    readRooms: (query) => read(() => reads.readRooms(query)),
+    readRooms: (query) => read((reads) => reads.readRooms(query)),
     revision(subject) {
-      if (closed !== undefined || !status.up || doubtful || astray || corrupt) return null;
+      if (closed !== undefined || !status.up || doubt !== undefined || corrupt) return null;
       try {
         return revisions.of(subject);
       } catch {
-        // Somebody holds the file for a moment: then it is not known.
+        // A foreign process holds the file for a moment: then it is not known.
         return null;
       }
     },
@@ -362,5 +411,3 @@ export function createSqliteRepository({
     },
   };
 }
-
-const ASTRAY = "the file was moved or removed while it was open";

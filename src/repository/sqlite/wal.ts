@@ -1,30 +1,37 @@
 /** The event loop's end of the write-ahead log: syncs it in the thread pool and has a worker keep it small. */
 
 import type { Database } from "bun:sqlite";
-import { closeSync, fdatasync, openSync } from "node:fs";
+import { closeSync, fdatasync, fstatSync, openSync, readlinkSync, statSync } from "node:fs";
 import type { CheckpointAnswer, CheckpointAsk } from "./checkpoint.ts";
+import { readSalts } from "./companion.ts";
+import { OperatorFault } from "./faults.ts";
+import type { Recovery } from "./recovery.ts";
 
 export interface Wal {
   /** Settles when all that was committed before the call is on disk, or rejects when that is unknown. */
   sync(): Promise<void>;
   /** Bytes of the log that are in use. */
   bytes(): number;
-  /** Whether any of the log is in the database file already. */
-  isPartlyCopied(): boolean;
+  /** What tells this log from the one before, once it has begun. */
+  salts(): string;
+  /**
+   * What happened to the names of the open files, in words that follow "the file"; undefined where each name still leads to
+   * its file. What is written to a file without its name would not be found again.
+   */
+  displaced(): string | undefined;
+  /** Whether the name of the database file leads to it. */
+  isInPlace(): boolean;
   /** Has the worker copy what it can while commits go on. */
   backfill(): Promise<void>;
-  /**
-   * Has the worker write again, and sync, all that a failed sync may have lost of the log and of what was copied from it.
-   * Rejects when the log is not readable as it was written. Nobody may commit meanwhile.
-   */
-  mend(): Promise<void>;
-  /** Has the worker copy the rest and start the log afresh. Nobody may commit or hold a read transaction meanwhile. */
+  /** Has the worker copy the rest and start the log afresh. No commit and no read transaction may run meanwhile. */
   finish(): Promise<void>;
   /** Has the worker commit a trifle, unsynced: it shows whether the file can be written. */
   touch(): Promise<void>;
   /** Has the worker empty the log, and lets go of both. Rejects when the log is left as it is. */
   close(): Promise<void>;
-  /** Lets go of both and leaves the log as it is. The connections must still be open. */
+  /** Has the worker disconnect. The connections here must still be open. */
+  dismiss(): Promise<void>;
+  /** Lets go of both and leaves the log as it is. The connections here must still be open. */
   leave(): Promise<void>;
 }
 
@@ -49,27 +56,48 @@ export function openWal(writer: Database, path: string, descriptor: number): Wal
   // The log is one file from the first connection's opening to the last one's closing. Unlike the database file and its
   // -shm it holds no POSIX locks that the closing of another descriptor would drop.
   const log = openSync(`${path}-wal`, "r");
+  const file = watchName(path, fstatSync(descriptor).ino);
+  const index = watchName(`${path}-shm`);
+  const isLogInPlace = watchOpen(log, `${path}-wal`);
+  function displaced(): string | undefined {
+    if (!file()) return "was moved or replaced while it was open";
+    if (!isLogInPlace()) return "has lost its log: -wal was removed or replaced while it was open";
+    if (!index()) return "has lost the index of its log: -shm was removed or replaced while it was open";
+    return undefined;
+  }
 
   let worker: CheckpointWorker | undefined;
+  function start(): CheckpointWorker {
+    // It opens the log by its name.
+    const fault = displaced();
+    if (fault !== undefined) throw new OperatorFault(fault);
+    return startWorker((id) => ({ id, step: "open", path, descriptor }));
+  }
   // Not while the program starts, of which it would take a third, nor when the log is long already: then acks would wait for it.
   const soon = setTimeout(() => {
-    worker ??= startWorker(path, descriptor);
+    if (displaced() === undefined) worker ??= start();
   }, WORKER_START_MS);
   soon.unref();
   /** Asks the worker; one that died is replaced. */
   async function ask(step: Step): Promise<void> {
-    worker ??= startWorker(path, descriptor);
+    worker ??= start();
     const asked = worker;
     try {
-      await asked.opened;
+      await asked.begun;
       await asked.ask(step);
     } finally {
       if (asked.isDead() && worker === asked) worker = undefined;
     }
   }
-  function letGo() {
+  async function dismiss() {
     clearTimeout(soon);
-    worker?.terminate();
+    // One that died leaves its connections when its thread has ended.
+    await worker?.ask("leave").catch(() => {});
+    await worker?.terminate();
+    worker = undefined;
+  }
+  async function leave() {
+    await dismiss();
     look.finalize();
     closeSync(log);
   }
@@ -78,25 +106,58 @@ export function openWal(writer: Database, path: string, descriptor: number): Wal
     sync: () =>
       new Promise((resolve, reject) => fdatasync(log, (error) => (error ? reject(error) : resolve()))),
     bytes: () => Math.max(0, Number(look.values()[0]?.[1])) * (pageBytes + FRAME_HEADER_BYTES),
-    // What cannot be looked at may be.
-    isPartlyCopied: () => Number(look.values()[0]?.[2]) !== 0,
+    salts: () => readSalts(log),
+    displaced,
+    isInPlace: file,
     backfill: () => ask("backfill"),
-    mend: () => ask("mend"),
     finish: () => ask("finish"),
     touch: () => ask("touch"),
-    close: () => ask("close").finally(letGo),
-    async leave() {
-      // A dead one has nothing to leave.
-      await worker?.ask("leave").catch(() => {});
-      letGo();
-    },
+    close: () => ask("close").finally(leave),
+    dismiss,
+    leave,
   };
 }
 
-type Step = Exclude<CheckpointAsk["step"], "open">;
+/** Tells whether the name still leads to the file of this inode. */
+const watchName =
+  (name: string, inode = inodeOf(name)) =>
+  () =>
+    inodeOf(name) === inode;
+
+/**
+ * The same of the open log, without asking for its status: Linux gives a file whose times were asked for a new time at its
+ * next write, and a sync behind such a write takes a fifth longer.
+ */
+function watchOpen(descriptor: number, name: string): () => boolean {
+  const link = `/proc/self/fd/${descriptor}`;
+  const isNamed = () => readlinkSync(link) === name;
+  try {
+    if (isNamed()) return isNamed;
+  } catch {
+    // A system without such links.
+  }
+  return watchName(name, fstatSync(descriptor).ino);
+}
+
+/** Undefined where the name leads nowhere, or cannot even be followed. */
+function inodeOf(name: string): number | undefined {
+  try {
+    return statSync(name, { throwIfNoEntry: false })?.ino;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Recovers in a worker's thread, for a store that runs. No connection may be open. */
+export async function recoverAside(recovery: Recovery): Promise<void> {
+  const worker = startWorker((id) => ({ id, step: "recover", recovery }));
+  await worker.begun.finally(worker.terminate);
+}
+
+type Step = Exclude<CheckpointAsk["step"], "open" | "recover">;
 type CheckpointWorker = ReturnType<typeof startWorker>;
 
-function startWorker(path: string, descriptor: number) {
+function startWorker(first: (id: number) => CheckpointAsk) {
   const waiting = new Map<number, { resolve: () => void; reject: (error: Error) => void }>();
   let asked = 0;
   let dead: Error | undefined;
@@ -109,6 +170,7 @@ function startWorker(path: string, descriptor: number) {
     waiting.delete(id);
     if (waiting.size === 0) worker.unref();
     if (fault === undefined) asker?.resolve();
+    else if (fault.isOperators) asker?.reject(new OperatorFault(fault.message));
     else asker?.reject(Object.assign(new Error(fault.message), { errno: fault.errno }));
   });
   const die = (cause?: unknown) => {
@@ -127,18 +189,18 @@ function startWorker(path: string, descriptor: number) {
       worker.postMessage(message(id));
     });
 
-  const terminate = () => {
+  const terminate = async () => {
     die();
-    void worker.terminate();
+    await worker.terminate();
   };
-  const opened = send((id) => ({ id, step: "open", path, descriptor })).catch((error) => {
-    terminate();
+  const begun = send(first).catch((error) => {
+    void terminate();
     throw error;
   });
-  // Whoever asks hears of it.
-  opened.catch(() => {});
+  // The asker hears of it.
+  begun.catch(() => {});
   return {
-    opened,
+    begun,
     isDead: () => dead !== undefined,
     ask: (step: Step) => send((id) => ({ id, step })),
     terminate,

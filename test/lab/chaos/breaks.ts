@@ -11,12 +11,12 @@ export interface Round {
   readonly to: number;
 }
 
-/** With these the service says why it lets somebody go. */
+/** With these events the service says why it closes a connection. */
 const REASONS = [
   "slow_client_disconnected",
   "engine_abuse_closed",
   "delivery_failed",
-  "room_life_changed",
+  "room_epoch_changed",
   "room_gap_gone",
 ];
 

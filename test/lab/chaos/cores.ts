@@ -30,8 +30,15 @@ interface Thread {
 /** Some turns of a core long, so that waits at different times are told apart. */
 const SLICE_MS = 25;
 
-/** Begins now; whoever calls what it returns, once, ends it. */
-export function beginStretch({ programs, standIns }: OnTheWay): () => Stretch {
+export interface OpenStretch {
+  /** What lies between that moment and now is not the program's: it could not do anything. */
+  excuse(from: number): void;
+  /** Once. */
+  end(): Stretch;
+}
+
+/** Begins now. */
+export function beginStretch({ programs, standIns }: OnTheWay): OpenStretch {
   const began = performance.now();
   const excused = createMoments(began);
   const known = new Map([...programs, ...standIns].map((pid) => [pid, threadsOf(pid)]));
@@ -59,12 +66,18 @@ export function beginStretch({ programs, standIns }: OnTheWay): () => Stretch {
 
   const timer = isCounted ? setInterval(slice, SLICE_MS) : undefined;
   timer?.unref();
-  return () => {
-    clearInterval(timer);
-    const wallMs = performance.now() - began;
-    if (!isCounted) return { wallMs, ownMs: wallMs / crowding() };
-    slice();
-    return { wallMs, ownMs: Math.max(0, wallMs - excused.sum()) };
+  return {
+    excuse(from) {
+      const to = performance.now();
+      excused.add(to - from, to);
+    },
+    end() {
+      clearInterval(timer);
+      const wallMs = performance.now() - began;
+      if (isCounted) slice();
+      const ownMs = Math.max(0, wallMs - excused.sum());
+      return { wallMs, ownMs: isCounted ? ownMs : ownMs / crowding() };
+    },
   };
 }
 

@@ -20,6 +20,8 @@ export interface Database {
   /** Resolves once it fails so, every time, until `null`. */
   fail(how: FailCommand | null): Promise<void>;
   drop(name: string): Promise<void>;
+  /** Another program at the server; the faults do not reach it. */
+  operate(work: (client: MongoClient) => Promise<unknown>): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -68,6 +70,7 @@ export async function openDatabase(): Promise<Database> {
           data: { ...(how ?? { failCommands: [] }), appName: "chat-service" },
         }),
       ),
+    operate: asOperator,
     drop: (name) => asOperator((client) => client.db(name).dropDatabase()),
     async close() {
       await server.stop();

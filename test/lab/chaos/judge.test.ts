@@ -233,6 +233,58 @@ for (const [what, found, spoil] of SPOILED) {
   });
 }
 
+test("judge asks nothing of what was acked after a backup that was put back, and all of what was acked before", async () => {
+  const world = createWorld();
+  const backup = world.ledger.backUp();
+  const [{ entry }] = [world.pass("four"), world.pass("five")];
+  world.ledger.putBack(backup);
+  world.stored.splice(3);
+  const [seen] = world.ledger.sightings;
+  expect(world.ledger.joinedAgain(seen as never, { seq: 3, recovered: false })).toBe(true);
+  expect(await world.judged()).toEqual([]);
+  // It may be said again, as new.
+  world.ack(entry, world.store("four"));
+  world.stored.splice(1, 1);
+  expect(await world.judged()).toEqual(["hole", "lost", "unsaid"]);
+});
+
+test("judge finds a member that nobody told of the store's other life, also where its numbers fit", async () => {
+  const came = createWorld();
+  came.ledger.putBack(came.ledger.backUp());
+  const [seen] = came.ledger.sightings;
+  expect(came.ledger.joinedAgain(seen as never, { seq: 3, recovered: true })).toBe(false);
+  expect(await came.judged()).toEqual(["untold"]);
+
+  const stayed = createWorld();
+  stayed.ledger.putBack(null);
+  stayed.stored.length = 0;
+  expect(await stayed.judged()).toEqual(["untold"]);
+
+  const shown = createWorld();
+  shown.ledger.putBack(null);
+  shown.show(shown.store("four"));
+  expect(await shown.judged(false)).toEqual(["untold", "unsaid"]);
+});
+
+test("judge lets rooms that were emptied go on with their numbers, and finds them beginning again untold", async () => {
+  const goesOn = createWorld();
+  goesOn.ledger.putBack(null, true);
+  goesOn.stored.length = 0;
+  const four = goesOn.say("four");
+  goesOn.ack(four, goesOn.store("four", 1_004));
+  goesOn.show(goesOn.stored[0] as WireMessage);
+  const five = goesOn.say("five");
+  goesOn.ack(five, goesOn.store("five", 1_005));
+  goesOn.show(goesOn.stored[1] as WireMessage);
+  expect(await goesOn.judged()).toEqual([]);
+
+  const beginsAgain = createWorld();
+  beginsAgain.ledger.putBack(null, true);
+  beginsAgain.stored.length = 0;
+  beginsAgain.ack(beginsAgain.say("four"), beginsAgain.store("four", 1));
+  expect(await beginsAgain.judged()).toEqual(["untold"]);
+});
+
 test("judge finds a user's history that shows a message twice, or not at all", async () => {
   expect(await createWorld().judged(true, () => ["id-1", "id-2", "id-3", "id-3"])).toEqual(["twice"]);
   expect(await createWorld().judged(true, () => ["id-1", "id-2"])).toEqual(["missed"]);

@@ -12,7 +12,12 @@ export interface Histories {
 
 /** As a service tells them over HTTP. */
 export const historiesAt = (url: string): Histories => ({
-  room: (name) => readRoom(url, name),
+  async room(name) {
+    const response = await fetch(`${url}/rooms/${encodeURIComponent(name)}/messages?limit=1`);
+    if (!response.ok) throw new Error(`the history of ${name} answered ${response.status}`);
+    const { first_seq } = (await response.json()) as { first_seq: number };
+    return readRoom(url, name, first_seq - 1);
+  },
   async user(name) {
     const ids: string[] = [];
     let cursor = "";
@@ -28,7 +33,7 @@ export const historiesAt = (url: string): Histories => ({
 });
 
 /**
- * @param isAtRest everybody has finished and was shown everything; where not, what came meanwhile is nobody's fault
+ * @param isAtRest everybody has finished and was shown everything; where not, what came meanwhile is not judged
  */
 export async function judge(
   ledger: Ledger,
@@ -44,8 +49,11 @@ export async function judge(
   for (const room of rooms) {
     const history = await told.room(room);
     histories.set(room, history);
+    // A room that was emptied by another program may go on with its numbers.
+    const first = ledger.resets() === 0 ? 1 : (history[0]?.seq ?? 1);
     for (const [index, message] of history.entries()) {
-      if (message.seq !== index + 1) violated("hole", `${room} has ${message.seq} at place ${index + 1}`);
+      if (message.seq !== first + index)
+        violated("hole", `${room} has ${message.seq} at place ${first + index}`);
       const former = stored.get(message.message);
       if (former !== undefined)
         violated("twice", `"${label(message.message)}" is stored as ${former.seq} and ${message.seq}`);
@@ -70,9 +78,15 @@ export async function judge(
     }
   }
 
-  for (const { member, room, start, shown } of sightings) {
-    const history = (histories.get(room) ?? []).slice(start).map(fingerprint);
-    if (isAtRest && shown.length < history.length)
+  for (const { member, room, start, shown, resets, isOver } of sightings) {
+    const first = histories.get(room)?.[0]?.seq ?? Number.POSITIVE_INFINITY;
+    if (isAtRest && !isOver && resets < ledger.resets() && (first <= start || !ledger.mayGoOn()))
+      violated(
+        "untold",
+        `${member} was at ${start} in ${room}, and not told that it begins at ${first} again`,
+      );
+    const history = (histories.get(room) ?? []).filter(({ seq }) => (seq ?? 0) > start).map(fingerprint);
+    if (isAtRest && !isOver && shown.length < history.length)
       violated("missed", `${member} was shown ${shown.length} of ${history.length} messages of ${room}`);
     const different = shown.findIndex((print, index) => print !== history[index]);
     if (different >= 0)

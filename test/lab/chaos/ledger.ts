@@ -18,6 +18,8 @@ export type ViolationKind =
   | "refused yet stored"
   | "wrong answer"
   | "unanswered"
+  | "untold" // a member from before a reset of the store was let in, or shown something, without being told
+  | "let in" // a process came up on a store that it must not serve
   | "cut off" // the service closed a connection that it had no reason to close
   | "slow to recover"
   | "stuck"
@@ -29,7 +31,7 @@ export interface Violation {
   readonly what: string;
 }
 
-/** One message that somebody wants to say. */
+/** One message that a speaker wants to say. */
 export interface Said {
   readonly room: string;
   readonly userId: string;
@@ -58,14 +60,14 @@ export type Answer =
   | { readonly kind: "ahead" }
   | { readonly kind: "broken" };
 
-/** A connection that ended, and nobody on this side had ended it. */
+/** A connection that was not ended from this side. */
 export interface Break {
   readonly who: string;
   readonly why: string;
   readonly at: number;
 }
 
-/** The service's clock can be as far away from ours when nobody has set it. */
+/** The service's clock can be as far away from ours when no fault has set it. */
 const CLOCK_AWAY_MS = 30 * 60_000;
 
 /** What is compared of a message, in one line. */
@@ -83,8 +85,19 @@ export interface Sightings {
   readonly member: string;
   readonly room: string;
   start: number;
-  readonly shown: string[];
+  shown: string[];
+  /** How often the store had been reset when it began. */
+  readonly resets: number;
+  /** The member was told that the store is another: nothing more is to come. */
+  isOver: boolean;
   readonly last: number;
+}
+
+/** What a copy of the store must have, once it is put back. */
+export interface Backup {
+  readonly acked: ReadonlySet<string>;
+  /** How much of each sighting was shown. */
+  readonly shown: ReadonlyMap<Sightings, number>;
 }
 
 export type Ledger = ReturnType<typeof createLedger>;
@@ -103,6 +116,9 @@ export function createLedger(watch: Watch) {
   let newestAckedAt = Number.NEGATIVE_INFINITY;
   let strangeTimes = 0;
   const breaks: Break[] = [];
+  /** How often an operator or another program has changed what the store holds, and how often a member was told so. */
+  let [resets, told] = [0, 0];
+  let mayGoOn = false;
   /** The last things that happened to each member, oldest first. */
   const trails = new Map<string, string[]>();
 
@@ -118,7 +134,7 @@ export function createLedger(watch: Watch) {
     watch.changed();
   };
 
-  /** Somebody was refused something, rightly or not: it must be as the contract says. */
+  /** A client was refused something, rightly or not: the refusal must be as the contract says. */
   const refused = (what: string, refusal: Refusal) => {
     const fault = faultOfRefusal(refusal);
     if (fault !== undefined) violated("wrong answer", `${what} was refused with ${refusal.code}: ${fault}`);
@@ -142,6 +158,9 @@ export function createLedger(watch: Watch) {
     acks: () => acks,
     /** When the youngest message was first said that has its ack. */
     newestAckedAt: () => newestAckedAt,
+    /** The highest number that was acked in the room. */
+    newestSeq: (room: string) =>
+      Math.max(0, ...[...said.values()].map((entry) => (entry.room === room ? (entry.acked?.seq ?? 0) : 0))),
     /** How many messages were stored with a time that is far from ours. */
     strangeTimes: () => strangeTimes,
     /** The shortest time to an ack, of the messages that were first said since then; infinite where there is none. */
@@ -162,6 +181,57 @@ export function createLedger(watch: Watch) {
       refusals.set("writes lost", (refusals.get("writes lost") ?? 0) + writes);
     },
     delivered: () => sightings.reduce((sum, { shown }) => sum + shown.length, 0),
+
+    /** What a copy of the store that is made now must have. Nothing may be on its way to the store. */
+    backUp: (): Backup => ({
+      acked: new Set([...said.values()].flatMap(({ acked, text }) => (acked === null ? [] : [text]))),
+      shown: new Map(sightings.map((seen) => [seen, seen.shown.length])),
+    }),
+    /**
+     * The store holds what the copy has, or nothing where there is none. What was acked since then is gone by an operator's
+     * hand, as if it had never been acked, and members from before must be told when they come back.
+     * @param goOn the rooms may go on with their numbers, and then no member need be told
+     */
+    putBack(backup: Backup | null, goOn = false): void {
+      resets += 1;
+      mayGoOn = goOn;
+      for (const entry of said.values()) {
+        if (entry.acked === null || backup?.acked.has(entry.text)) continue;
+        entry.acked = null;
+        entry.unknowns += 1;
+      }
+      for (const seen of sightings) {
+        seen.shown = seen.shown.slice(0, backup?.shown.get(seen) ?? 0);
+        if (backup === null) seen.start = seen.last;
+      }
+      emissions.clear();
+    },
+    /** How often an operator or another program has changed what the store holds. */
+    resets: () => resets,
+    /** Whether a member need not be told of the last time, where its rooms go on with their numbers. */
+    mayGoOn: () => mayGoOn,
+    /** How often a member that had been there before was told of it. */
+    told: () => told,
+    /**
+     * A member from before the last reset has joined again.
+     * @returns whether it begins anew; where not, its sighting goes on
+     */
+    joinedAgain(
+      seen: Sightings,
+      joined: { readonly seq: number; readonly recovered?: boolean; readonly reason?: string },
+    ): boolean {
+      if (joined.recovered === false) {
+        told += 1;
+        seen.isOver = true;
+        return true;
+      }
+      if (!mayGoOn || joined.seq < seen.last)
+        violated(
+          "untold",
+          `${seen.member} came back to ${seen.room} after ${seen.last} and was not told that the store is another (it is at ${joined.seq})`,
+        );
+      return false;
+    },
 
     /** From now on nothing that is sent can reach the disk. */
     gateDisk(closed: boolean) {
@@ -221,7 +291,9 @@ export function createLedger(watch: Watch) {
 
     /** A member that begins to be shown a room. */
     sight(member: string, room: string, start: number) {
-      const seen: Sightings & { last: number } = { member, room, start, shown: [], last: start };
+      const seen: Sightings & { last: number } = {
+        ...{ member, room, start, shown: [], resets, isOver: false, last: start },
+      };
       sightings.push(seen);
       return {
         seen,
@@ -230,7 +302,15 @@ export function createLedger(watch: Watch) {
           const seq = message.seq ?? 0;
           note(member, `${seq} of ${room} ${way}`);
           const trail = () => `; its trail: ${trails.get(member)?.join(", ")}`;
-          if (seq > seen.last + 1)
+          // A room that another program emptied goes on behind a number that none has exceeded.
+          if (seen.resets < resets && mayGoOn && seen.shown.length === 0 && seq > seen.last)
+            [seen.start, seen.last] = [seq - 1, seq - 1];
+          if (seen.resets < resets && !mayGoOn)
+            violated(
+              "untold",
+              `${member} was shown ${seq} of ${room}, which is of another epoch than it joined${trail()}`,
+            );
+          else if (seq > seen.last + 1)
             violated("hole", `${member} was shown ${seq} after ${seen.last} in ${room}${trail()}`);
           else if (seq === seen.last)
             violated("twice", `${member} was shown ${seq} twice in ${room}${trail()}`);

@@ -1,9 +1,10 @@
 /** The machine under a service, as far as a fault can change it: its disk and its clock. */
 
-import { mkdir, open, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { mkdir, open, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { diskFaults } from "../../fixture/disk.ts";
 import { temporaryFolder } from "../../fixture/program.ts";
+import { failPower, type Loss, type Lost, settle } from "./power.ts";
 
 /** How a disk can fail; the letters are those of disk-faults.c. */
 export const DISK_FAULTS = {
@@ -24,12 +25,10 @@ export interface Machine {
   setClock(seconds: number): Promise<void>;
   /** The latest fault wins; null makes the disk whole. */
   setDisk(fault: DiskFault | null): Promise<void>;
-  /**
-   * What the database's files lose when the power fails, once the service is dead: for each file the last writes that no
-   * sync has followed, as many as `share` says (1: all of them). Resolves with how many writes were lost, and of how many
-   * files any were remembered.
-   */
-  losePower(share: () => number): Promise<{ readonly writes: number; readonly files: number }>;
+  /** The power fails, once the services are dead: of what no good sync followed, the loss decides what is taken back. */
+  losePower(loss: Loss): Promise<Lost>;
+  /** An operator has put files into the folder, while no service runs: they are on the disk. */
+  settleDisk(): Promise<void>;
 }
 
 export interface Machines {
@@ -46,8 +45,8 @@ export async function openMachines(): Promise<Machines> {
   return {
     async make(folder) {
       const [shift, flag] = [join(folder, "clock-shift"), join(folder, "disk-fault")];
-      const undo = join(folder, "undo");
-      await mkdir(undo);
+      const model = join(folder, "disk");
+      await mkdir(model);
       await writeFile(shift, new BigInt64Array(1));
       // In place: the service has the file mapped, and would die of one that is empty for a moment.
       const setClock = async (seconds: number) => {
@@ -56,11 +55,11 @@ export async function openMachines(): Promise<Machines> {
         await file.close();
       };
       return {
-        // In this order: what a broken disk refuses never gets as far as its cache.
+        // In this order: the model of the disk hears what a broken disk refuses.
         env: {
-          LD_PRELOAD: `${disk}:${power}:${clock}`,
+          LD_PRELOAD: `${power}:${disk}:${clock}`,
           DISK_FAULT: flag,
-          POWER_UNDO: undo,
+          POWER_DISK: model,
           CLOCK_SHIFT: shift,
         },
         setClock,
@@ -68,12 +67,8 @@ export async function openMachines(): Promise<Machines> {
           if (fault === null) await rm(flag, { force: true });
           else await writeFile(flag, DISK_FAULTS[fault]);
         },
-        async losePower(share) {
-          const names = await readdir(undo);
-          let writes = 0;
-          for (const name of names) writes += await takeBack(join(undo, name), share());
-          return { writes, files: names.length };
-        },
+        losePower: (loss) => failPower(folder, model, loss),
+        settleDisk: () => settle(folder, model),
       };
     },
     remove,
@@ -86,38 +81,4 @@ async function compile(folder: string, name: string): Promise<string> {
   const gcc = Bun.spawn(["gcc", "-O2", "-shared", "-fPIC", "-o", library, source], { stderr: "pipe" });
   if ((await gcc.exited) !== 0) throw new Error(`gcc failed: ${await new Response(gcc.stderr).text()}`);
   return library;
-}
-
-const PATH_BYTES = 512;
-const ENTRY_BYTES = 24;
-
-/** Takes back that share of the remembered writes, the last one first, and forgets the rest: they reached the disk. */
-async function takeBack(undo: string, share: number): Promise<number> {
-  const bytes = await readFile(undo);
-  await rm(undo);
-  const path = bytes.toString("utf8", 0, bytes.indexOf(0));
-  const writes: { offset: number; size: number; former: Buffer }[] = [];
-  for (let at = PATH_BYTES; at + ENTRY_BYTES <= bytes.length;) {
-    const length = Number(bytes.readBigInt64LE(at + 8));
-    const former = bytes.subarray(at + ENTRY_BYTES, at + ENTRY_BYTES + length);
-    // The process died in the middle of remembering: the write itself was never made.
-    if (former.length < length) break;
-    writes.push({
-      offset: Number(bytes.readBigInt64LE(at)),
-      size: Number(bytes.readBigInt64LE(at + 16)),
-      former,
-    });
-    at += ENTRY_BYTES + length;
-  }
-  const lost = writes.slice(writes.length - Math.ceil(writes.length * share));
-  if (lost.length === 0 || !(await stat(path).catch(() => null))) return 0;
-  const file = await open(path, "r+");
-  for (const { offset, size, former } of lost.reverse()) {
-    if (former.length > 0) await file.write(former, 0, former.length, offset);
-    await file.truncate(size);
-  }
-  await file.close();
-  // It holds nothing that a reader of the log could not find out again, and knows of frames that are gone.
-  await rm(`${path.replace(/-wal$/, "")}-shm`, { force: true });
-  return lost.length;
 }

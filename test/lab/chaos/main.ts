@@ -11,10 +11,12 @@ import { FROM_SOURCE } from "../../fixture/program.ts";
 import { type Chance, createChance } from "./chance.ts";
 import type { Stretch } from "./cores.ts";
 import { type Database, openDatabase } from "./database.ts";
-import { FAULT_NAMES, type FaultName, type StoreKind } from "./faults.ts";
+import type { StoreKind } from "./fault.ts";
+import { FAULT_NAMES, type FaultName } from "./faults.ts";
 import { openMachines } from "./machine.ts";
 import { alone, faultsOf, mix, type Plan, summary } from "./plan.ts";
-import { type Outcome, play, RECOVERY_MS } from "./play.ts";
+import { type Outcome, play } from "./play.ts";
+import { RECOVERY_MS } from "./recovery.ts";
 import { shrink } from "./shrink.ts";
 import type { StageOptions } from "./stage.ts";
 

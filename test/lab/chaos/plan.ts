@@ -1,7 +1,8 @@
 /** What is done to a service, and when: drawn from a seed, printed as one line, and made smaller when it fails. */
 
 import { type Chance, createChance } from "./chance.ts";
-import { FAULT_NAMES, type FaultName, type FaultStep, faultOf, type StoreKind } from "./faults.ts";
+import type { FaultStep, Ground, StoreKind } from "./fault.ts";
+import { FAULT_NAMES, type FaultName, faultOf } from "./faults.ts";
 
 export interface Step extends FaultStep {
   readonly fault: FaultName;
@@ -50,15 +51,15 @@ export function alone(store: StoreKind, fault: FaultName, seed: number): Plan {
 /** Some faults, one after the other and some of them at once. */
 export function mix(store: StoreKind, seed: number): Plan {
   const chance = createChance(seed);
-  const known = faultsOf(store);
+  const drawn = faultsOf(store);
   const groups = Array.from({ length: chance.whole(1, GROUPS_MAX) }, (): Group => {
     const steps: Step[] = [];
-    const grounds = new Set<string>();
+    const grounds = new Set<Ground>();
     for (let wanted = chance.whole(1, STEPS_MAX); wanted > 0; wanted -= 1) {
-      const fault = chance.oneOf(known);
-      const { ground } = faultOf(fault);
-      if (grounds.has(ground)) continue;
-      grounds.add(ground);
+      const fault = chance.oneOf(drawn);
+      const known = faultOf(fault).grounds;
+      if (known.some((ground) => grounds.has(ground))) continue;
+      for (const ground of known) grounds.add(ground);
       steps.push(stepOf(chance, fault, steps.length === 0 ? 0 : chance.whole(0, 400)));
     }
     return { acks: chance.whole(30, 150), steps };

@@ -1,11 +1,13 @@
 /** Plays one plan: load, faults, recovery, quiet, judgement. */
 
-import { beginStretch, type Stretch } from "./cores.ts";
+import { beginStretch } from "./cores.ts";
 import { breaksUnexplained, type Round } from "./breaks.ts";
-import { type Course, type FaultName, faultOf } from "./faults.ts";
+import type { Course } from "./fault.ts";
+import { type FaultName, faultOf } from "./faults.ts";
 import { historiesAt, judge } from "./judge.ts";
 import { type Violation, label } from "./ledger.ts";
 import { type Group, type Plan, faultCount } from "./plan.ts";
+import { recover, type Recovery } from "./recovery.ts";
 import { allShown, openStage, type Stage, type StageOptions } from "./stage.ts";
 import { httpVoice } from "./speaker.ts";
 import type { Supervised } from "./supervised.ts";
@@ -26,35 +28,17 @@ export interface Outcome {
   readonly complaints: readonly string[];
 }
 
-/** From the end of a group's last fault to the first message acked by every service. */
-export interface Recovery extends Stretch {
-  /**
-   * How long before that the database answered nobody, the witness neither, though its fault had ended: it is then as if
-   * the fault had gone on.
-   */
-  readonly databaseAwayMs: number;
-}
-
-/** Of a service's own time. */
-export const RECOVERY_MS = 1_000;
-/** By the clock, however busy the machine is: a service that is not back by then is stuck. */
-const RECOVERY_GIVEN_UP_MS = 8_000;
-/** A database that answers nobody for so long is stuck itself, and the run is worth nothing. */
-const DATABASE_GIVEN_UP_MS = 60_000;
-/** Most recoveries take less; a witness would only stand in line before the service. */
-const WITNESS_AFTER_MS = 1_500;
-const RECOVERY_LOOK_MS = 250;
 /** Acks that must come while nothing is at fault. */
 const PROGRESS_MS = 20_000;
 const HEALTH_MS = 1_000;
-/** For so long a fault alone goes on until somebody feels it. */
+/** For so long a fault alone goes on until it is felt. */
 const FELT_MS = 10_000;
 const FELT_LOOK_MS = 20;
 
 /** Never rejects: a plan that cannot be played at all has found something too. */
 export async function play(plan: Plan, options: StageOptions): Promise<Outcome> {
   try {
-    return await playOn(await openStage(plan, options), plan);
+    return await playOn(await openStage(plan, options), plan, options);
   } catch (error) {
     const what = error instanceof Error ? (error.stack ?? error.message) : String(error);
     return {
@@ -65,7 +49,7 @@ export async function play(plan: Plan, options: StageOptions): Promise<Outcome> 
   }
 }
 
-async function playOn(stage: Stage, plan: Plan): Promise<Outcome> {
+async function playOn(stage: Stage, plan: Plan, options: StageOptions): Promise<Outcome> {
   const began = performance.now();
   const { ledger, services } = stage;
   const recoveries: Recovery[] = [];
@@ -76,7 +60,7 @@ async function playOn(stage: Stage, plan: Plan): Promise<Outcome> {
       if (ledger.violations.length > 0) break;
       await progress(stage, group.acks);
       await playGroup(stage, group, faultCount(plan) === 1);
-      recoveries.push(await recover(stage));
+      recoveries.push(await recover(stage, options.databaseGivenUpMs));
       stage.lateComer();
     }
     await progress(stage, 60);
@@ -117,10 +101,14 @@ async function progress({ ledger, watch }: Stage, acks: number): Promise<void> {
     );
 }
 
-const isGround = (fault: FaultName) => ["disk", "database"].includes(faultOf(fault).ground);
+/** What the service stands on is at fault for as long as the fault lasts; a fault that does more counts that by itself. */
+const isGround = (fault: FaultName) =>
+  faultOf(fault).grounds.every((ground) => ground === "disk" || ground === "database");
 
 const isOnlyDisk = ({ groups }: Plan) =>
-  groups.every(({ steps }) => steps.every(({ fault }) => faultOf(fault).ground === "disk"));
+  groups.every(({ steps }) =>
+    steps.every(({ fault }) => faultOf(fault).grounds.every((ground) => ground === "disk")),
+  );
 
 /** @param alone nothing else hides the fault: it goes on until it is felt */
 async function playGroup(stage: Stage, { steps }: Group, alone: boolean): Promise<void> {
@@ -144,70 +132,6 @@ async function feel({ ledger }: Stage, fault: FaultName, { felt }: Course): Prom
     if (performance.now() > until) return ledger.violated("not felt", `nobody noticed anything of ${fault}`);
     await Bun.sleep(FELT_LOOK_MS);
   }
-}
-
-/**
- * Every service acks again within a second of its own time. With one service the first ack of anybody counts whose message
- * was first said after the fault: one of ours may stand behind what piled up meanwhile, and one that was on its way before
- * says nothing of those that come.
- */
-async function recover(stage: Stage): Promise<Recovery> {
-  const { ledger, services, watch, onTheWay } = stage;
-  const over = performance.now();
-  let [back, ended, isJudged] = [over, beginStretch(onTheWay(services)), false];
-  const witness = stage.callWitness(WITNESS_AFTER_MS, () => {
-    if (isJudged) return;
-    ended();
-    [back, ended] = [performance.now(), beginStretch(onTheWay(services))];
-  });
-  const isOver = () =>
-    witness?.isWaiting()
-      ? performance.now() - over > DATABASE_GIVEN_UP_MS
-      : performance.now() - back > RECOVERY_GIVEN_UP_MS;
-  const isFirstAcked = () => ledger.newestAckedAt() > over;
-  const first = async () => {
-    while (!(await watch.until(isFirstAcked, RECOVERY_LOOK_MS)) && !isOver());
-    return isFirstAcked();
-  };
-  const asked = Promise.all(services.map(({ url }, index) => probe(stage, `prober${index}`, url, isOver)));
-  const isBack = services.length === 1 ? await first() : !(await asked).includes(false);
-  isJudged = true;
-  const stretch = ended();
-  // A service that is back before the witness has its answer has lost no time at all.
-  const wasAway = witness?.isWaiting() === true;
-  const recovery = wasAway
-    ? { ...NO_TIME, databaseAwayMs: performance.now() - over }
-    : { ...stretch, databaseAwayMs: back - over };
-  const { wallMs, ownMs, databaseAwayMs } = recovery;
-  if (!isBack && wasAway)
-    ledger.violated("stuck", `MongoDB itself answered nobody for ${Math.round(databaseAwayMs)} ms`);
-  else if (!isBack || ownMs > RECOVERY_MS || wallMs >= RECOVERY_GIVEN_UP_MS)
-    ledger.violated(
-      "slow to recover",
-      `the first ack came ${Math.round(wallMs)} ms after the fault had ended, ${Math.round(ownMs)} ms of that were the service's own (limit ${RECOVERY_MS} ms)${witness === null ? "" : `; MongoDB answered a witness ${witness.answers()} times meanwhile`}`,
-    );
-  await Promise.all([asked, witness?.end()]);
-  return recovery;
-}
-
-const NO_TIME: Stretch = { wallMs: 0, ownMs: 0 };
-
-/** Says something to a service again and again. Resolves with whether it was acked before time was up. */
-async function probe(
-  { ledger, rooms }: Stage,
-  name: string,
-  url: string,
-  isOver: () => boolean,
-): Promise<boolean> {
-  const voice = httpVoice(name, url, ledger);
-  const text = `${name} asks ${Bun.randomUUIDv7()}`;
-  const draft = { room: rooms[0] as string, userId: name, text, clientId: text, mustRefuse: null };
-  const entry = ledger.speak(draft);
-  while (entry.acked === null && !isOver()) {
-    await voice.say(entry);
-    if (entry.acked === null) await Bun.sleep(10);
-  }
-  return entry.acked !== null;
 }
 
 /** Everybody finishes what they were saying, and everybody is shown all of it; then once more, one by one. */
@@ -264,7 +188,7 @@ function watchHealth({ services, ledger, watch, onTheWay }: Stage) {
     const { url, generation, isUp } = service;
     while (!ended) {
       const life = generation();
-      // It asks nobody else.
+      // It waits for no stand-in.
       const over = beginStretch({ ...onTheWay([service]), standIns: [] });
       const round = { from: performance.now(), to: Number.POSITIVE_INFINITY };
       rounds.push(round);
@@ -275,7 +199,7 @@ function watchHealth({ services, ledger, watch, onTheWay }: Stage) {
           return response.ok ? null : `answered ${response.status}`;
         })
         .catch((error: Error) => `failed: ${error.message}`);
-      const { wallMs, ownMs } = over();
+      const { wallMs, ownMs } = over.end();
       round.to = performance.now();
       if (wasUp && isUp() && generation() === life) {
         if (fault !== null) ledger.violated("stuck", `GET / ${fault}`);

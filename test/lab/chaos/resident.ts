@@ -1,4 +1,4 @@
-/** A member that lives in its rooms through every fault: a stock client that resumes after each break, and may speak. */
+/** A member that resets in its rooms through every fault: a stock client that resumes after each break, and may speak. */
 
 import { io, type Socket } from "socket.io-client";
 import type { JoinAnswer, SendAnswer, WireMessage } from "../../fixture/member.ts";
@@ -57,6 +57,8 @@ interface Place {
   readonly room: string;
   sighting: ReturnType<Ledger["sight"]> | null;
   epoch: string | undefined;
+  /** How often the store had been reset when it was let in last. */
+  resets: number;
   /** Tries to join that were refused since it was let in. */
   refused: number;
   /** Let in on the present connection. */
@@ -77,18 +79,28 @@ export function createResident(options: ResidentOptions): Resident {
   const places = new Map<string, Place>(
     rooms.map((room) => [
       room,
-      { room, sighting: null, epoch: undefined, refused: 0, isIn: false, waiting: null } satisfies Place,
+      {
+        room,
+        sighting: null,
+        epoch: undefined,
+        resets: 0,
+        refused: 0,
+        isIn: false,
+        waiting: null,
+      } satisfies Place,
     ]),
   );
   let emitted = 0;
   let joins = 0;
 
+  const drop = () => void socket.io.engine?.close();
   const isSame = (connection: string | undefined) => socket.connected && socket.id === connection;
 
   function join(place: Place): void {
     const connection = socket.id;
     const since = place.sighting === null ? (from === "beginning" ? 0 : undefined) : place.sighting.seen.last;
     const payload = { room: place.room, user_id: name, since, epoch: place.epoch };
+    const resets = ledger.resets();
     ledger.note(name, `asks for ${place.room} after ${since} on ${connection}`);
     socket
       .timeout(answerMs())
@@ -99,6 +111,8 @@ export function createResident(options: ResidentOptions): Resident {
           ledger.note(name, `${place.room} answered on ${socket.id}: ${error ?? summaryOf(answer)}`);
           if (!isSame(connection)) return;
           if (error !== null) violated("unanswered", `${name} got no answer to its join of ${place.room}`);
+          // The store was reset while it asked: the answer may be from before or from after.
+          else if (ledger.resets() !== resets) drop();
           else if (answer.ok) enter(place, since, answer);
           else {
             ledger.refused(`${name} at the door of ${place.room}`, refusalOf(answer.error));
@@ -115,10 +129,19 @@ export function createResident(options: ResidentOptions): Resident {
     joins += 1;
     place.epoch = joined.epoch;
     place.refused = 0;
+    const former = place.sighting;
+    if (former !== null && place.resets < ledger.resets()) {
+      if (ledger.joinedAgain(former.seen, joined))
+        place.sighting = ledger.sight(name, place.room, joined.seq);
+    } else if (since !== undefined && joined.recovered !== true) {
+      // What another program has removed is gone, and the room goes on behind it.
+      const isTruncated = ledger.mayGoOn() && joined.reason === "truncated" && since + 1 < joined.first_seq;
+      if (isTruncated) place.sighting = ledger.sight(name, place.room, joined.seq);
+      else violated("missed", `${name} could not resume ${place.room} after ${since}: ${joined.reason}`);
+    }
+    place.resets = ledger.resets();
     place.sighting ??= ledger.sight(name, place.room, since ?? joined.seq);
     const { sighting } = place;
-    if (since !== undefined && joined.recovered !== true)
-      violated("missed", `${name} could not resume ${place.room} after ${since}: ${joined.reason}`);
     for (const message of joined.messages ?? []) sighting.show(message, "replayed");
     place.isIn = true;
     if (sighting.seen.last < joined.seq) {
@@ -204,7 +227,7 @@ export function createResident(options: ResidentOptions): Resident {
         });
       });
     },
-    drop: () => void socket.io.engine?.close(),
+    drop,
     leave: () => void socket.disconnect(),
   };
 }

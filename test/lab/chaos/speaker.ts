@@ -1,4 +1,4 @@
-/** Who speaks through every fault: says its messages again with the same name until it is answered, by event or by POST. */
+/** A speaker: says each message again with the same name until it is answered, through every fault, by event or by POST. */
 
 import { LIMITS } from "../../../src/limits.ts";
 import type { WireMessage } from "../../fixture/member.ts";
@@ -33,6 +33,9 @@ export interface SpeakerOptions {
 export interface Speaker {
   /** Says so many messages more at once, each of about that size. */
   burst(count: number, bytes: number): void;
+  /** Says nothing new until `goOn`. Resolves with whether everything said has its answer; it never takes longer than the ceiling. */
+  pause(): Promise<boolean>;
+  goOn(): void;
   /** Says nothing new. Resolves with whether everything said has its answer; it never takes longer than the ceiling. */
   finish(): Promise<boolean>;
 }
@@ -111,7 +114,7 @@ export function createSpeaker(options: SpeakerOptions): Speaker {
     count += 1;
     const text = `${voice.name} ${count} must be refused`;
     const base = { room: chance.oneOf(rooms), userId: voice.name, clientId: `${voice.name}-${count}` };
-    const known = acked.at(-1);
+    const known = acked.findLast((entry) => entry.acked !== null);
     const kind = chance.oneOf(known === undefined ? ["long", "blank"] : ["long", "blank", "conflict"]);
     if (kind === "long")
       return ledger.speak({ ...base, text: text.padEnd(TOO_LONG, "x"), mustRefuse: "payload_too_large" });
@@ -148,12 +151,21 @@ export function createSpeaker(options: SpeakerOptions): Speaker {
     watch.changed();
   }
 
+  async function repeat(entry: Said): Promise<void> {
+    unanswered += 1;
+    await tellOnce(entry);
+    unanswered -= 1;
+    watch.changed();
+  }
+
   let gaveUp = false;
+  let paused: PromiseWithResolvers<void> | undefined;
   async function speak(): Promise<void> {
     while (!isFinishing) {
+      await paused?.promise;
       const known = chance.onceIn(15) ? acked.at(-chance.whole(1, 40)) : undefined;
-      // Now and then somebody who was answered asks again, as one whose answer was lost would.
-      if (known !== undefined) await tellOnce(known);
+      // Now and then a message that was acked is sent again, as after an answer that was lost.
+      if (known !== undefined && known.acked !== null) await repeat(known);
       else await tell(chance.onceIn(30) ? poison() : draft(chance.whole(30, 600)));
       await Bun.sleep(paceMs());
     }
@@ -164,8 +176,17 @@ export function createSpeaker(options: SpeakerOptions): Speaker {
     burst(messages, bytes) {
       for (let n = 0; n < messages; n += 1) void tell(draft(Math.min(bytes, LIMITS.replayBytesMax)));
     },
+    pause() {
+      paused ??= Promise.withResolvers();
+      return watch.until(() => unanswered === 0, FINISH_MS * crowding());
+    },
+    goOn() {
+      paused?.resolve();
+      paused = undefined;
+    },
     async finish() {
       isFinishing = true;
+      paused?.resolve();
       // Of a service that broke its promises already nothing more is expected.
       const withinMs = ledger.violations.length > 0 ? GIVE_UP_MS : FINISH_MS * crowding();
       const finished = await watch.until(() => unanswered === 0, withinMs);

@@ -9,6 +9,8 @@ export interface Supervised {
   /** How often it was started; a number that stays the same across a question says that nothing came between. */
   generation(): number;
   isUp(): boolean;
+  /** How often a start of it failed. */
+  failedStarts(): number;
   /** Those of its process, none while it is down. */
   pids(): number[];
   /** Ends it. Resolves once it is gone; an end in which it did not keep its promises is a violation. */
@@ -42,14 +44,17 @@ export async function supervise(options: SupervisedOptions): Promise<Supervised>
   const { command, env, ledger, isGroundAtFault } = options;
   const lives: Program[] = [];
   let port = 0;
+  let failedStarts = 0;
   let current: Program | null = null;
   /** Asked to end: its end is no surprise. */
   let ending: Program | null = null;
   let turn: Promise<void> = Promise.resolve();
 
   const inTurn = (work: () => Promise<void>): Promise<void> => {
-    turn = turn.then(work);
-    return turn;
+    const mine = turn.then(work);
+    // One that failed is its caller's to hear of: the next one, be it only the end, has its turn all the same.
+    turn = mine.catch(() => {});
+    return mine;
   };
 
   async function start(): Promise<void> {
@@ -68,6 +73,7 @@ export async function supervise(options: SupervisedOptions): Promise<Supervised>
           if (ending !== program) ledger.violated("ended", `the service ended by itself with ${code}`);
         });
       } catch (error) {
+        failedStarts += 1;
         faulty ||= isGroundAtFault();
         // The port may be another's for a moment; the store's faults last as long as the plan says.
         if (!faulty && tries > 20) throw error;
@@ -83,6 +89,7 @@ export async function supervise(options: SupervisedOptions): Promise<Supervised>
     url: `http://127.0.0.1:${port}`,
     port,
     generation: () => lives.length,
+    failedStarts: () => failedStarts,
     isUp: () => current !== null && ending === null,
     pids: () => (current === null ? [] : [current.pid]),
     kill: (signal) =>

@@ -1,19 +1,22 @@
 /**
- * Somebody else at the database, who does what the service does there. Where both wait, the database is what is stuck;
- * where only the service waits, the service is.
+ * Another client of the database, which does there what the service does. Where both wait, the database is what is stuck; where
+ * only the service waits, the service is.
  */
 
 import { MongoClient } from "mongodb";
 
 export interface Witness {
-  /** Whether the database keeps it waiting for too long now. */
-  isWaiting(): boolean;
+  /**
+   * Where the database keeps it waiting for too long now: when it asked what has no answer yet, by `performance.now()`. Null
+   * where the database answers.
+   */
+  waitingSince(): number | null;
   /** How often the database has answered it. */
   answers(): number;
   end(): Promise<void>;
 }
 
-/** A database that takes longer for a small write is out of reach: the service has less patience for a whole send. */
+/** A database that takes longer for a small write and a read is out of reach: the service has less patience for a whole send. */
 const ANSWER_MS = 2_000;
 const ASK_AGAIN_MS = 100;
 
@@ -21,14 +24,15 @@ export interface WitnessOptions {
   readonly uri: string;
   readonly databaseName: string;
   readonly room: string;
-  /** Before it asks for the first time: usually nobody needs it. */
+  /** Before it asks for the first time: most recoveries end sooner. */
   readonly afterMs: number;
-  /** The database answers again, after it has kept it waiting for too long. */
-  readonly onBack: () => void;
+  /** The database answers again; it did not from the question of that moment on. */
+  readonly onBack: (since: number) => void;
 }
 
 export function callWitness({ uri, databaseName, room, afterMs, onBack }: WitnessOptions): Witness {
-  let [isEnded, isWaiting, answers] = [false, false, 0];
+  let [isEnded, answers] = [false, 0];
+  let waitingSince: number | null = null;
   let wake = () => {};
   const rest = (ms: number) =>
     new Promise<void>((resolve) => {
@@ -44,7 +48,7 @@ export function callWitness({ uri, databaseName, room, afterMs, onBack }: Witnes
       .db(databaseName)
       .collection<{ _id: string; room?: string; seq?: number }>("messages");
     const writeConcern = { w: "majority", journal: true } as const;
-    // Nobody's document, found by nobody: it waits for the collection as an insert does, and leaves nothing there.
+    // No document has this name: the update waits for the collection as an insert does, and leaves nothing there.
     await messages.updateOne({ _id: "the witness" }, { $set: { seen: true } }, { writeConcern });
     await messages.findOne(
       { room, seq: { $gt: 0 } },
@@ -52,23 +56,36 @@ export function callWitness({ uri, databaseName, room, afterMs, onBack }: Witnes
     );
   }
 
+  /** By its own clock: what the driver does about an answer that does not come is its own affair, and takes longer. */
+  async function askInTime(client: MongoClient): Promise<void> {
+    const late = Promise.withResolvers<never>();
+    const timer = setTimeout(() => late.reject(new Error("no answer in time")), ANSWER_MS);
+    try {
+      await Promise.race([ask(client), late.promise]);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
   async function watch(): Promise<void> {
     for (await rest(afterMs); !isEnded; await rest(ASK_AGAIN_MS)) {
       const client = new MongoClient(uri, {
-        serverSelectionTimeoutMS: ANSWER_MS,
-        connectTimeoutMS: ANSWER_MS,
-        socketTimeoutMS: ANSWER_MS,
+        ...{ retryReads: false, retryWrites: false },
+        ...{ serverSelectionTimeoutMS: ANSWER_MS, connectTimeoutMS: ANSWER_MS, socketTimeoutMS: ANSWER_MS },
       });
+      let asked = performance.now();
       try {
         while (!isEnded) {
-          await ask(client);
+          asked = performance.now();
+          await askInTime(client);
           answers += 1;
-          if (isWaiting) onBack();
-          isWaiting = false;
+          const since = waitingSince;
+          waitingSince = null;
+          if (since !== null) onBack(since);
           await rest(ASK_AGAIN_MS);
         }
       } catch {
-        isWaiting = true;
+        waitingSince ??= asked;
       } finally {
         await client.close().catch(() => {});
       }
@@ -77,7 +94,7 @@ export function callWitness({ uri, databaseName, room, afterMs, onBack }: Witnes
 
   const watching = watch();
   return {
-    isWaiting: () => isWaiting,
+    waitingSince: () => waitingSince,
     answers: () => answers,
     async end() {
       isEnded = true;

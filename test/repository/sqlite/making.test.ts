@@ -2,15 +2,21 @@
 
 import { Database } from "bun:sqlite";
 import { expect, test } from "bun:test";
-import { chmodSync, linkSync, readdirSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, chownSync, closeSync, readdirSync, statSync, writeFileSync } from "node:fs";
 import { cp } from "node:fs/promises";
 import { join } from "node:path";
 import type { Epoch, RoomName } from "../../../src/domain/ids.ts";
 import { makeStore } from "../../../src/repository/sqlite/making.ts";
+import { openLocked } from "../../../src/repository/sqlite/hold.ts";
 import { openSqlite, scratch, sends } from "../../fixture/sqlite.ts";
 
 const room = "a" as RoomName;
-const EPOCH = "life-1" as Epoch;
+const EPOCH = "epoch-1" as Epoch;
+const NOBODY = 65_534;
+
+const close = (descriptor: number | undefined) => {
+  if (descriptor !== undefined) closeSync(descriptor);
+};
 
 const inspected = (path: string) => {
   const database = new Database(path, { readonly: true });
@@ -34,7 +40,7 @@ test("makeStore puts a whole store in the place of an empty file, and leaves not
   writeFileSync(`${place.path}-making-journal`, "and what was to undo it");
   // What an operator may call a file of his own.
   writeFileSync(`${place.path}.new`, "yesterday's");
-  makeStore(place.path, EPOCH);
+  close(makeStore(place.path, EPOCH));
   expect(readdirSync(place.folder).toSorted()).toEqual(["chat.db", "chat.db.new"]);
   expect(inspected(place.path)).toEqual({ mode: "wal", epochs: [[EPOCH]], messages: 0, check: [["ok"]] });
 });
@@ -48,24 +54,40 @@ test("makeStore leaves what has anything in it", async () => {
   expect(readdirSync(place.folder)).toEqual(["chat.db"]);
 });
 
-test("makeStore keeps an empty file that its owner made in some other way, and SQLite makes the store in it", async () => {
+test("makeStore gives the new file the mode of the empty one", async () => {
   await using place = await scratch();
-  const secret = join(place.folder, "secret.db");
-  writeFileSync(secret, "");
-  chmodSync(secret, 0o600);
-  const named = join(place.folder, "named.db");
-  writeFileSync(named, "");
-  linkSync(named, join(place.folder, "another name"));
-  for (const path of [secret, named]) {
-    const { ino, mode } = statSync(path);
-    makeStore(path, EPOCH);
-    expect([statSync(path).size, statSync(path).ino]).toEqual([0, ino]);
-    const repository = await openSqlite(path);
-    await repository.append(sends("a", 1, 1));
-    await repository.close();
-    expect([statSync(path).ino, statSync(path).mode]).toEqual([ino, mode]);
-    expect(inspected(path)).toMatchObject({ mode: "wal", messages: 1, check: [["ok"]] });
+  for (const mode of [0o600, 0o640, 0o666]) {
+    writeFileSync(place.path, "");
+    chmodSync(place.path, mode);
+    close(makeStore(place.path, EPOCH));
+    expect(statSync(place.path).mode & 0o777).toBe(mode);
+    expect(inspected(place.path)).toMatchObject({ mode: "wal", messages: 0, check: [["ok"]] });
   }
+});
+
+test("makeStore keeps an empty file of another owner, and SQLite makes the store in it", async () => {
+  await using place = await scratch();
+  writeFileSync(place.path, "");
+  // Only a user who may give files away can have such a file: a group of the user's own is as good.
+  const { uid, gid } = statSync(place.path);
+  chownSync(place.path, uid, process.getgroups?.().find((group) => group !== gid) ?? NOBODY);
+  const { ino } = statSync(place.path);
+  expect(makeStore(place.path, EPOCH)).toBeUndefined();
+  expect([statSync(place.path).size, statSync(place.path).ino]).toEqual([0, ino]);
+  const repository = await openSqlite(place.path);
+  await repository.append(sends("a", 1, 1));
+  await repository.close();
+  expect(statSync(place.path).ino).toBe(ino);
+  expect(inspected(place.path)).toMatchObject({ mode: "wal", messages: 1, check: [["ok"]] });
+});
+
+test("makeStore locks the new file before it has the store's name", async () => {
+  await using place = await scratch();
+  writeFileSync(place.path, "");
+  const made = makeStore(place.path, EPOCH);
+  expect(() => openLocked(place.path)).toThrow("is locked by another process");
+  close(made);
+  close(openLocked(place.path));
 });
 
 test("openSqliteRepository takes nothing from the log of a store that is gone", async () => {

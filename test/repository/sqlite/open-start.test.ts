@@ -94,7 +94,7 @@ test("openSqliteRepository refuses a file and a folder that may only be read", a
   await Bun.$`chmod 555 ${place.folder}`;
   expect(await refused()).toMatch(/^SQLite file .* cannot be (opened|written): [^\n]*$/);
   await Bun.$`chmod 777 ${place.folder} && chmod 666 ${place.path}.lock && chmod 444 ${place.path}`;
-  expect(await refused()).toMatch(/^SQLite file .* cannot be written: [^\n]*$/);
+  expect(await refused()).toMatch(/^SQLite file .* cannot be opened: [^\n]*not accessible$/);
 });
 
 test("openSqliteRepository refuses a file that is in use, by this process or another, until that one ends", async () => {
@@ -297,7 +297,7 @@ test("status tells of a file that was moved away, nothing is acked into it, and 
   while (repository.status().up) await new Promise((resume) => setTimeout(resume, 20));
   expect(repository.status()).toEqual({
     up: false,
-    reason: "the file was moved or removed while it was open",
+    reason: "the file was moved or replaced while it was open",
   });
   expect(await repository.append(sends("a", 2, 1)).catch((error: ChatError) => error.code)).toBe(
     "storage_unavailable",

@@ -2,13 +2,11 @@
 
 import { Database } from "bun:sqlite";
 import { expect, spyOn, test } from "bun:test";
-import { closeSync, openSync, statSync, writeSync } from "node:fs";
+import { statSync } from "node:fs";
 import { open, readdir } from "node:fs/promises";
 import { Worker } from "node:worker_threads";
 import type { RoomName, Seq } from "../../../src/domain/ids.ts";
-import { assert } from "../../../src/errors.ts";
 import { LIMITS } from "../../../src/limits.ts";
-import { intactFrames, rewriteLog } from "../../../src/repository/sqlite/log-check.ts";
 import { diskFaults } from "../../fixture/disk.ts";
 import { openSqlite, scratch, sends, sqliteChild } from "../../fixture/sqlite.ts";
 
@@ -149,7 +147,7 @@ test("append gives up on a sync that hangs, hides what it was for, and knows it 
   expect(await store.ask("read")).toMatchObject({ seq: 5 });
 }, 20_000);
 
-test("a log that a failed sync has damaged is not copied into the file, and a restart keeps what was acked", async () => {
+test("of a log that a failed sync has damaged all is kept that was acked, and the store goes on by itself", async () => {
   await using place = await scratch();
   const faultFile = `${place.folder}/fault`;
   {
@@ -157,30 +155,23 @@ test("a log that a failed sync has damaged is not copied into the file, and a re
     await store.next();
     expect(await store.ask("append 1 10")).toEqual({ kinds: ["stored"] });
     const log = `${place.path}-wal`;
-    const ackedFrames = intactFrames(log);
-    expect(ackedFrames).toBeGreaterThan(1);
+    const ackedBytes = statSync(log).size;
     await Bun.write(faultFile, "sync");
     expect(await store.ask("append 11 5")).toEqual({ refused: "storage_unavailable" });
-    const frames = intactFrames(log);
-    expect(frames).toBeGreaterThan(ackedFrames);
+    expect(statSync(log).size).toBeGreaterThan(ackedBytes);
     // What a kernel does that forgets the page: the first frame of the failed sync is not there when read again.
     const file = await open(log, "r+");
-    const { size } = await file.stat();
-    const frameBytes = 24 + 4_096;
-    await file.write(Buffer.alloc(1_000, 0xa5), 0, 1_000, 32 + ackedFrames * frameBytes + 1_000);
-    expect((await file.stat()).size).toBe(size);
+    await file.write(Buffer.alloc(1_000, 0xa5), 0, 1_000, ackedBytes + 1_000);
     await file.close();
-    expect(intactFrames(log)).toBe(ackedFrames);
     await Bun.file(faultFile).delete();
-    expect(await store.ask("damaged")).toEqual({ damaged: true });
-    expect(await store.ask("append 11 5")).toEqual({ refused: "storage_unavailable" });
-    // Nor does an orderly end copy it.
+    expect(await store.ask("up")).toEqual({ up: true });
+    expect(await store.ask("read")).toMatchObject({ seq: 10 });
+    expect(await store.ask("append 11 5")).toEqual({ kinds: ["stored"] });
     store.child.stdin.end();
     expect(await store.child.exited).toBe(0);
   }
   const repository = await openSqlite(place.path);
-  expect(Number((await repository.head(room)).seq)).toBe(10);
-  expect(await repository.append(sends("a", 11, 5))).toMatchObject(Array(5).fill({ kind: "stored" }));
+  expect(Number((await repository.head(room)).seq)).toBe(15);
   await repository.close();
 }, 20_000);
 
@@ -223,45 +214,6 @@ test.each(["closed", "killed"])(
   60_000,
 );
 
-test("rewriteLog gives the file what was copied from the log, and changes nothing else", async () => {
-  await using place = await scratch();
-  const db = new Database(place.path);
-  db.run("PRAGMA journal_mode = WAL");
-  db.run("PRAGMA wal_autocheckpoint = 0");
-  db.run("CREATE TABLE t (x)");
-  const fill = (rows: number) => {
-    for (let row = 0; row < rows; row++) db.run("INSERT INTO t VALUES (randomblob(3000))");
-  };
-  fill(40);
-  const reader = new Database(place.path, { readonly: true });
-  reader.run("BEGIN");
-  expect(reader.query("SELECT count(*) FROM t").values()).toEqual([[40]]);
-  fill(10);
-  db.run("PRAGMA wal_checkpoint(PASSIVE)");
-  const [, frames, copied] = db.query("PRAGMA wal_checkpoint(NOOP)").values()[0] as number[];
-  assert(frames !== undefined && copied !== undefined, "the log can be looked at");
-  expect(copied).toBeGreaterThan(40);
-  expect(frames).toBeGreaterThan(copied);
-  const log = `${place.path}-wal`;
-  const logBefore = await Bun.file(log).bytes();
-  const file = openSync(place.path, "r+");
-  writeSync(file, Buffer.alloc(30 * 4_096, 0xa5), 0, 30 * 4_096, 2 * 4_096);
-  expect(rewriteLog(log, frames + 1, copied, file)).toBe(frames);
-  expect((await Bun.file(place.path).bytes())[2 * 4_096]).toBe(0xa5);
-  expect(rewriteLog(log, frames, copied, file)).toBe(frames);
-  expect(Bun.hash(await Bun.file(log).bytes())).toBe(Bun.hash(logBefore));
-  reader.run("PRAGMA shrink_memory");
-  expect(reader.query("SELECT count(*), sum(length(x)) FROM t").values()).toEqual([[40, 120_000]]);
-  reader.run("COMMIT");
-  db.run("PRAGMA shrink_memory");
-  db.run("PRAGMA wal_checkpoint(RESTART)");
-  expect(db.query("PRAGMA integrity_check").values()).toEqual([["ok"]]);
-  expect(db.query("SELECT count(*) FROM t").values()).toEqual([[50]]);
-  reader.close();
-  db.close();
-  closeSync(file);
-});
-
 test("a checkpoint worker that dies is replaced, and close does not wait for it", async () => {
   await using place = await scratch();
   const workers: Worker[] = [];
@@ -287,7 +239,8 @@ test("a checkpoint worker that dies is replaced, and close does not wait for it"
   }
   // Less than was written: it started afresh.
   expect(longest).toBeLessThan(LIMITS.walBytesMax + 4 * LIMITS.batchBytesMax);
-  expect(new Set(workers).size).toBe(2);
+  // The one that died, one that recovered the store, and its successor.
+  expect(new Set(workers).size).toBeGreaterThanOrEqual(3);
   await workers.at(-1)?.terminate();
   await repository.close();
   const reopened = await openSqlite(place.path);

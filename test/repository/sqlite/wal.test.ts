@@ -5,7 +5,7 @@ import { expect, test } from "bun:test";
 import { closeSync, openSync, readSync, writeFileSync } from "node:fs";
 import type { Epoch } from "../../../src/domain/ids.ts";
 import { makeStore } from "../../../src/repository/sqlite/making.ts";
-import { TOUCH } from "../../../src/repository/sqlite/schema.ts";
+import { TRIAL } from "../../../src/repository/sqlite/schema.ts";
 import { openWal } from "../../../src/repository/sqlite/wal.ts";
 import { scratch } from "../../fixture/sqlite.ts";
 
@@ -24,20 +24,20 @@ test("finish that a reader keeps from starting the log afresh does not leave tha
   makeStore(place.path, "life-1" as Epoch);
   const writer = new Database(place.path, { readwrite: true });
   writer.run("PRAGMA wal_autocheckpoint = 0");
-  writer.run(TOUCH);
+  writer.run(TRIAL);
   const descriptor = openSync(place.path, "r+");
   const wal = openWal(writer, place.path, descriptor);
   const reader = new Database(place.path, { readonly: true });
   try {
     await wal.backfill();
     // It reads in the log, as far as the log goes: all of it can be copied, but not started afresh.
-    writer.run(TOUCH);
+    writer.run(TRIAL);
     reader.run("BEGIN");
     reader.query("SELECT epoch FROM store").values();
-    expect(await wal.finish().catch(String)).toContain("somebody else reads");
+    expect(await wal.finish().catch(String)).toContain("another program reads");
     reader.run("COMMIT");
     const before = restarts(place.path);
-    writer.run(TOUCH);
+    writer.run(TRIAL);
     expect(restarts(place.path)).toBe(before);
     await wal.finish();
     expect(restarts(place.path)).toBe(before + 1);

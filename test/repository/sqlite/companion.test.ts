@@ -1,0 +1,158 @@
+/** One epoch of the store: kept through every end and start, and a new one for whatever is not the same store going on. */
+
+import { Database } from "bun:sqlite";
+import { expect, test } from "bun:test";
+import { copyFileSync, cpSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import type { Epoch, RoomName } from "../../../src/domain/ids.ts";
+import { createLog } from "../../../src/observe/log.ts";
+import { openSqliteRepository } from "../../../src/repository/sqlite/open.ts";
+import { MIGRATIONS, migrate } from "../../../src/repository/sqlite/schema.ts";
+import { scratch, sends, sqliteChild } from "../../fixture/sqlite.ts";
+
+const room = "a" as RoomName;
+
+/** Opens a store, and tells the epoch, the head and what the log warns of. */
+async function looked(path: string, append = 0) {
+  const warned: string[] = [];
+  const log = createLog({
+    level: "warn",
+    pretty: false,
+    write: (line) => warned.push(String((JSON.parse(line) as { reason?: string }).reason)) > 0,
+    now: Date.now,
+  });
+  const newEpoch = () => Bun.randomUUIDv7() as Epoch;
+  const repository = await openSqliteRepository({ path, log, newEpoch });
+  const { epoch, seq } = await repository.head(room);
+  if (append > 0) await repository.append(sends("a", Number(seq) + 1, append));
+  await repository.close();
+  return { epoch, seq: Number(seq), warned };
+}
+
+/** As operators make one while the service runs. */
+function backUp(path: string, to: string) {
+  const shell = new Database(path, { readonly: true });
+  shell.run(`VACUUM INTO '${to}'`);
+  shell.close();
+}
+
+/** A process that has acked so much, and is killed when the scope ends. */
+async function running(path: string, count: number) {
+  const store = sqliteChild("commanded", path);
+  await store.next();
+  await store.ask("read");
+  expect(await store.ask(`append 1 ${count}`)).toMatchObject({ kinds: expect.anything() });
+  return store;
+}
+
+test("settleEpoch keeps the epoch through ends, kills, and a companion that lags behind", async () => {
+  await using place = await scratch();
+  const { epoch } = await looked(place.path, 3);
+  const companion = await Bun.file(`${place.path}.lock`).bytes();
+  for (const count of [5, 8]) {
+    {
+      await using _killed = await running(place.path, count);
+    }
+    expect(await looked(place.path)).toEqual({ epoch, seq: count, warned: [] });
+  }
+  // What a power failure may do to it.
+  writeFileSync(`${place.path}.lock`, companion);
+  expect(await looked(place.path)).toEqual({ epoch, seq: 8, warned: [] });
+});
+
+test("settleEpoch gives a backup that was put back a new epoch, and one that lacks nothing its own", async () => {
+  await using place = await scratch();
+  const backup = join(place.folder, "backup");
+  const { epoch } = await looked(place.path, 5);
+  backUp(place.path, backup);
+  copyFileSync(backup, place.path);
+  expect(await looked(place.path, 3)).toEqual({ epoch, seq: 5, warned: [] });
+  copyFileSync(backup, place.path);
+  const restored = await looked(place.path, 9);
+  expect(restored).toMatchObject({
+    seq: 5,
+    warned: ["the store lacks messages that were acknowledged: it is an older copy"],
+  });
+  expect(restored.epoch).not.toBe(epoch);
+  // The backup is of the former epoch.
+  copyFileSync(backup, place.path);
+  const again = await looked(place.path);
+  expect(again.warned).toEqual(["the companion is of another epoch"]);
+  expect([epoch, restored.epoch]).not.toContain(again.epoch);
+});
+
+test("settleEpoch gives a store a new epoch that went on elsewhere in the same places", async () => {
+  await using place = await scratch();
+  const backup = join(place.folder, "backup");
+  const { epoch } = await looked(place.path, 5);
+  copyFileSync(place.path, backup);
+  await looked(place.path, 5);
+  const elsewhere = new Database(backup);
+  elsewhere.run("PRAGMA journal_mode = DELETE");
+  elsewhere.run(`INSERT INTO messages (place, id, user_id, text, timestamp, received_at)
+    SELECT place + 5, id || 'x', user_id, text, timestamp, received_at FROM messages`);
+  elsewhere.run("UPDATE rooms SET seq = 10");
+  elsewhere.close();
+  copyFileSync(backup, place.path);
+  const found = await looked(place.path);
+  expect(found).toMatchObject({
+    seq: 10,
+    warned: ["the store has other messages than were acknowledged"],
+  });
+  expect(found.epoch).not.toBe(epoch);
+});
+
+test("settleEpoch gives a copy a new epoch, and the original keeps its own", async () => {
+  await using place = await scratch();
+  const { epoch } = await looked(place.path, 5);
+  const [alone, whole] = [join(place.folder, "alone.db"), join(place.folder, "whole")];
+  copyFileSync(place.path, alone);
+  const copied = await looked(alone);
+  expect(copied).toMatchObject({ seq: 5, warned: [expect.stringContaining("companion is missing")] });
+  for (const name of readdirSync(place.folder).filter((name) => name.startsWith("chat.db")))
+    cpSync(join(place.folder, name), join(whole, name));
+  const withCompanion = await looked(join(whole, "chat.db"));
+  expect(withCompanion).toMatchObject({ seq: 5, warned: [expect.stringContaining("this one is a copy")] });
+  expect(new Set([epoch, copied.epoch, withCompanion.epoch]).size).toBe(3);
+  expect(await looked(place.path)).toMatchObject({ epoch, warned: [] });
+  expect(await looked(alone)).toMatchObject({ epoch: copied.epoch, warned: [] });
+});
+
+test("settleEpoch gives a store whose companion cannot be read a new epoch, once", async () => {
+  await using place = await scratch();
+  for (const spoil of [
+    () => rmSync(`${place.path}.lock`),
+    () => writeFileSync(`${place.path}.lock`, ""),
+    () => writeFileSync(`${place.path}.lock`, "x".repeat(512)),
+  ]) {
+    const { epoch } = await looked(place.path, 2);
+    spoil();
+    const anew = await looked(place.path);
+    expect(anew.epoch).not.toBe(epoch);
+    expect(anew.warned).toEqual([expect.stringContaining("missing or cannot be read")]);
+    expect(await looked(place.path)).toMatchObject({ epoch: anew.epoch, warned: [] });
+  }
+});
+
+test("settleEpoch keeps the epoch of a room that retention has emptied", async () => {
+  await using place = await scratch();
+  const { epoch } = await looked(place.path, 5);
+  const operator = new Database(place.path);
+  operator.run("DELETE FROM messages");
+  operator.close();
+  expect(await looked(place.path)).toEqual({ epoch, seq: 5, warned: [] });
+});
+
+test("settleEpoch keeps the epoch of a store that was made before there were companions", async () => {
+  await using place = await scratch();
+  const old = new Database(place.path, { create: true });
+  old.run("PRAGMA journal_mode = WAL");
+  migrate(old, place.path, MIGRATIONS.slice(0, 1));
+  old.run("INSERT INTO store (only_row, epoch, wal_restarts) VALUES (1, 'epoch-of-old', 7)");
+  old.close();
+  writeFileSync(`${place.path}.lock`, "");
+  expect(await looked(place.path, 2)).toMatchObject({ epoch: "epoch-of-old" as Epoch, warned: [] });
+  expect(await looked(place.path)).toMatchObject({ epoch: "epoch-of-old" as Epoch, seq: 2, warned: [] });
+  rmSync(`${place.path}.lock`);
+  expect((await looked(place.path)).epoch).not.toBe("epoch-of-old" as Epoch);
+});

@@ -1,0 +1,128 @@
+/** A backup that is put back: whole, as a new epoch, with the former store kept; or nothing is changed. */
+
+import { Database } from "bun:sqlite";
+import { expect, test } from "bun:test";
+import { copyFileSync, existsSync, readdirSync, statSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import type { Epoch, RoomName } from "../../../src/domain/ids.ts";
+import { backUp } from "../../../src/repository/sqlite/backup.ts";
+import { restore } from "../../../src/repository/sqlite/restore.ts";
+import { openSqlite, scratch, sends, sqliteChild } from "../../fixture/sqlite.ts";
+
+const room = "a" as RoomName;
+const now = new Date("2026-11-27T08:09:10.123Z");
+const newEpoch = () => Bun.randomUUIDv7() as Epoch;
+
+const failure = (work: () => unknown) => {
+  try {
+    work();
+    return "it went on";
+  } catch (error) {
+    return (error as Error).message;
+  }
+};
+
+async function looked(path: string) {
+  const repository = await openSqlite(path);
+  const { epoch, seq } = await repository.head(room);
+  await repository.close();
+  return { epoch, seq: Number(seq) };
+}
+
+/** A store of ten messages, and a backup of it that has five. */
+async function backedUp(folder: string, end: "closed" | "killed") {
+  const [path, backup] = [join(folder, "chat.db"), join(folder, "backup")];
+  await using store = sqliteChild("commanded", path);
+  await store.next();
+  await store.ask("append 1 5");
+  backUp(path, backup);
+  await store.ask("append 6 5");
+  const { epoch } = await store.ask("epoch");
+  if (end === "closed") {
+    store.child.stdin.end();
+    expect(await store.child.exited).toBe(0);
+  }
+  return { path, backup, epoch: epoch as Epoch };
+}
+
+test.each(["closed", "killed"] as const)(
+  "restore puts a backup in the place of a store whose process was %s, as a new epoch, and keeps the former one",
+  async (end) => {
+    await using place = await scratch();
+    const { path, backup, epoch } = await backedUp(place.folder, end);
+    const former = `${path}.2026-11-27T08-09-10-123Z`;
+    expect(restore(path, backup, { newEpoch, now })).toEqual({ path, messages: 5, former });
+    expect(["-wal", "-shm", "-making"].filter((suffix) => existsSync(path + suffix))).toEqual([]);
+    expect(statSync(path).mode & 0o777).toBe(0o600);
+    const restored = await looked(path);
+    expect(restored.seq).toBe(5);
+    expect(restored.epoch).not.toBe(epoch);
+    // It has one epoch from here on, and the backup is as it was.
+    expect(await looked(path)).toEqual(restored);
+    expect(readdirSync(place.folder)).toContain("backup");
+    // The way back.
+    expect(restore(path, former, { newEpoch, now: new Date() }).messages).toBe(10);
+    const back = await looked(path);
+    expect(back.seq).toBe(10);
+    expect([epoch, restored.epoch]).not.toContain(back.epoch);
+  },
+);
+
+test("restore is refused while a service holds the store, which goes on", async () => {
+  await using place = await scratch();
+  const { path, backup } = await backedUp(place.folder, "closed");
+  await using store = sqliteChild("commanded", path);
+  await store.next();
+  expect(failure(() => restore(path, backup, { newEpoch, now }))).toBe(
+    `SQLite file ${path} is locked by another process`,
+  );
+  expect(await store.ask("append 11 1")).toEqual({ kinds: ["stored"] });
+  expect(await store.ask("read")).toMatchObject({ seq: 11 });
+});
+
+test("restore refuses what is no whole backup of ours, and leaves the store as it was", async () => {
+  await using place = await scratch();
+  const { path, backup, epoch } = await backedUp(place.folder, "killed");
+  const at = (name: string) => join(place.folder, name);
+  writeFileSync(at("empty"), "");
+  writeFileSync(at("text"), "this is no database at all, but long enough to look at ".repeat(40));
+  const foreign = new Database(at("foreign"), { create: true });
+  foreign.run("CREATE TABLE theirs (x)");
+  foreign.close();
+  copyFileSync(backup, at("corrupt"));
+  const corrupt = await Bun.file(at("corrupt")).bytes();
+  corrupt.fill(0xa5, 4_096, 3 * 4_096);
+  writeFileSync(at("corrupt"), corrupt);
+  const before = readdirSync(place.folder).toSorted();
+  const refusals = ["empty", "text", "foreign", "corrupt", "missing"].map((name) =>
+    failure(() => restore(path, at(name), { newEpoch, now })),
+  );
+  expect(refusals).toEqual([
+    `SQLite file ${at("empty")} is empty`,
+    `SQLite file ${at("text")} is not a database`,
+    `SQLite file ${at("foreign")} belongs to another program`,
+    `SQLite file ${at("corrupt")} is corrupt`,
+    `${at("missing")} does not exist`,
+  ]);
+  expect(failure(() => restore(path, path, { newEpoch, now }))).toBe(`${path} is the store itself`);
+  expect(readdirSync(place.folder).toSorted()).toEqual(before);
+  expect(await looked(path)).toEqual({ epoch, seq: 10 });
+});
+
+test("restore makes a store where there is none, and takes the place of a corrupt one", async () => {
+  await using place = await scratch();
+  const { path, backup } = await backedUp(place.folder, "closed");
+  const fresh = join(place.folder, "deep", "chat.db");
+  expect(restore(fresh, backup, { newEpoch, now })).toEqual({ path: fresh, messages: 5, former: undefined });
+  expect((await looked(fresh)).seq).toBe(5);
+  writeFileSync(path, "x".repeat(10_000));
+  const { former } = restore(path, backup, { newEpoch, now });
+  expect((await looked(path)).seq).toBe(5);
+  expect(await Bun.file(former ?? "").text()).toBe("x".repeat(10_000));
+  const repository = await openSqlite(path);
+  expect(await repository.append(sends("a", 5, 2))).toMatchObject([
+    { kind: "duplicate" },
+    { kind: "stored" },
+  ]);
+  await repository.close();
+});
