@@ -77,6 +77,7 @@ export function createCompanion(descriptor: number): Companion {
 const EMPTY: CompanionRecord = { epoch: "", file: 0, last: null, log: null, sound: false };
 
 function readRecord(descriptor: number): CompanionRecord | null {
+  if (fstatSync(descriptor).size === 0) return null;
   const bytes = Buffer.alloc(RECORD_BYTES);
   const text = bytes.toString("utf8", 0, readSync(descriptor, bytes, 0, RECORD_BYTES, 0)).trimEnd();
   const record = text.slice(CHECKSUM_CHARS + 1);

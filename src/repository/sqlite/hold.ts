@@ -6,6 +6,7 @@ import { lockFile } from "../../runtime/libc.ts";
 import { type Companion, createCompanion } from "./companion.ts";
 import { OperatorFault } from "./faults.ts";
 import { checkFolder, checkMount } from "./folder.ts";
+import { makeStore } from "./making.ts";
 
 export interface Hold {
   readonly path: string;
@@ -17,9 +18,9 @@ export interface Hold {
 
 /**
  * Holds the file at its true path, and makes a store where the file is missing or empty.
- * Rejects with OperatorFault when another process holds it or it must not lie there; SQLite's and the system's errors
+ * @throws OperatorFault when another process holds it or it must not lie there; SQLite's and the system's errors
  */
-export async function hold(path: string, newEpoch: () => Epoch): Promise<Hold> {
+export function hold(path: string, newEpoch: () => Epoch): Hold {
   checkFolder(path);
   const descriptors = [openLocked(`${path}.lock`)];
   const release = () => {
@@ -30,11 +31,8 @@ export async function hold(path: string, newEpoch: () => Epoch): Promise<Hold> {
     const found = openLocked(path);
     descriptors.push(found);
     checkMount(path, found);
-    if (fstatSync(found).size === 0) {
-      const { makeStore } = await import("./making.ts");
-      const made = makeStore(path, newEpoch());
-      if (made !== undefined) descriptors.push(made);
-    }
+    const made = makeStore(path, newEpoch());
+    if (made !== undefined) descriptors.push(made);
   } catch (error) {
     release();
     throw error;

@@ -19,7 +19,7 @@ export async function openSqliteRepository(world: SqliteWorld): Promise<MessageR
   const { path, madeIn } = truePath(world.path);
   let held: Hold | undefined;
   try {
-    held = await hold(path, world.newEpoch);
+    held = hold(path, world.newEpoch);
     return await openHeld(held, madeIn, world);
   } catch (error) {
     held?.release();
