@@ -12,7 +12,7 @@ import { assert, ChatError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
-import { encodeEntry, type EncodedEntry } from "../protocol/wire.ts";
+import { EncodedEntry } from "../protocol/wire.ts";
 import type { MessageRepository, RoomPage } from "../repository/repository.ts";
 import { createKeptEntries } from "./kept-entries.ts";
 import { type Aside, createSetAside } from "./set-aside.ts";
@@ -43,7 +43,10 @@ export interface Feed {
 
 /** A room's feed, kept alive for a join. From now on it remembers what it delivers, as far as there is room. */
 export interface Hold {
-  /** The room as its members know it, where the store has said so within LIMITS.feedBoundsMs and nothing is in doubt. */
+  /**
+   * The room as its members know it, where the store has said so within LIMITS.feedBoundsMs and nothing is in doubt; null where
+   * others write the store too: they may have stored more by now.
+   */
   known(): RoomHead | null;
   /** Whether all that was delivered after `since` is remembered. */
   remembers(since: Seq): boolean;
@@ -91,7 +94,7 @@ interface State {
   firstSeq: Seq;
   boundsMs: number;
   /** Heard of but not deliverable yet. */
-  readonly aside: Aside;
+  readonly aside: Aside<EncodedEntry>;
   /** The highest number heard of: of the feed's epoch, or of that of `aside` where the feed has none yet. */
   target: Seq;
   catchingUp: Promise<void> | null;
@@ -118,10 +121,10 @@ const epochChanged = () => new ChatError("storage_unavailable", { cause: "the st
 export function createFeeds(options: FeedsOptions): Feeds {
   const { repository, deliver, dismiss, relief, monotonicNow, log, metrics } = options;
   const feeds = new Map<RoomName, State>();
-  const kept = createKeptEntries({ bytesMax: LIMITS.feedKeptBytesMax });
+  const kept = createKeptEntries<EncodedEntry>({ bytesMax: LIMITS.feedKeptBytesMax });
   /** Rooms in doubt, and for how many more beats. */
   const doubtful = new Map<RoomName, number>();
-  const newAside = createSetAside({ bytesMax: LIMITS.feedsPendingBytesMax });
+  const newAside = createSetAside<EncodedEntry>({ bytesMax: LIMITS.feedsPendingBytesMax });
 
   function tell(feed: State, entries: readonly EncodedEntry[]): void {
     const last = entries.at(-1);
@@ -164,10 +167,10 @@ export function createFeeds(options: FeedsOptions): Feeds {
       if (next !== null && seq < next) continue;
       if (seq > feed.target) feed.target = seq;
       if (seq === next) {
-        run.push(encodeEntry(message));
+        run.push(new EncodedEntry(message));
         next += 1;
       } else {
-        feed.aside.add(epoch, encodeEntry(message));
+        feed.aside.add(epoch, new EncodedEntry(message));
       }
     }
     tell(feed, run);
@@ -256,7 +259,9 @@ export function createFeeds(options: FeedsOptions): Feeds {
   function tellPage(feed: State, page: RoomPage): void {
     const delivered = feed.delivered as Seq;
     // While we read, the missing numbers may have come by the bus after all.
-    const missing = page.messages.filter(({ seq }) => seq > delivered).map(encodeEntry);
+    const missing = page.messages
+      .filter(({ seq }) => seq > delivered)
+      .map((message) => new EncodedEntry(message));
     const [first] = missing;
     const isGone =
       first === undefined
@@ -371,7 +376,8 @@ export function createFeeds(options: FeedsOptions): Feeds {
       const { epoch, generation } = feed;
       return {
         known() {
-          if (feed.epoch === null || feed.delivered === null || doubtful.has(room)) return null;
+          if (repository.shared || doubtful.has(room)) return null;
+          if (feed.epoch === null || feed.delivered === null) return null;
           if (feed.target > feed.delivered || monotonicNow() - feed.boundsMs > LIMITS.feedBoundsMs)
             return null;
           return { epoch: feed.epoch, seq: feed.delivered, firstSeq: feed.firstSeq };

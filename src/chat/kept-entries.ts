@@ -5,28 +5,37 @@
 
 import type { Seq } from "../domain/ids.ts";
 import { LIMITS } from "../limits.ts";
-import type { EncodedEntry } from "../protocol/wire.ts";
+
+/** What is to be known of an entry here. */
+interface Kept {
+  readonly seq: Seq;
+  readonly roughBytes: number;
+}
 
 /** Each owner has one run of entries without a hole. */
-export interface KeptEntries {
+export interface KeptEntries<E extends Kept> {
   /** Adds what follows directly on the owner's last entry. */
-  add(owner: object, entries: readonly EncodedEntry[]): void;
+  add(owner: object, entries: readonly E[]): void;
   /** Keeps this run instead of the one that is kept, unless that one goes back as far. Both end with the same entry. */
-  extend(owner: object, entries: readonly EncodedEntry[]): void;
+  extend(owner: object, entries: readonly E[]): void;
   /** All that the owner was told after `since`; null where not all of it is here. */
-  after(owner: object, since: Seq): readonly EncodedEntry[] | null;
+  after(owner: object, since: Seq): readonly E[] | null;
   drop(owner: object): void;
 }
 
-interface Run {
-  readonly entries: EncodedEntry[];
+interface Run<E> {
+  readonly entries: E[];
   bytes: number;
 }
 
 /** @param bytesMax of all runs together; the run that was added to least recently goes first */
-export function createKeptEntries({ bytesMax }: { readonly bytesMax: number }): KeptEntries {
+export function createKeptEntries<E extends Kept>({
+  bytesMax,
+}: {
+  readonly bytesMax: number;
+}): KeptEntries<E> {
   /** A Map keeps the order of insertion: the first was added to least recently. */
-  const runs = new Map<object, Run>();
+  const runs = new Map<object, Run<E>>();
   let keptBytes = 0;
 
   function drop(owner: object) {
@@ -34,12 +43,12 @@ export function createKeptEntries({ bytesMax }: { readonly bytesMax: number }): 
     runs.delete(owner);
   }
 
-  function add(owner: object, added: readonly EncodedEntry[]) {
-    const run = runs.get(owner) ?? { entries: [], bytes: 0 };
+  function add(owner: object, added: readonly E[]) {
+    const run = runs.get(owner) ?? ({ entries: [], bytes: 0 } as Run<E>);
     const bytesBefore = run.bytes;
     for (const entry of added) {
       run.entries.push(entry);
-      run.bytes += entry.bytes;
+      run.bytes += entry.roughBytes;
     }
     trim(run);
     keptBytes += run.bytes - bytesBefore;
@@ -71,11 +80,11 @@ export function createKeptEntries({ bytesMax }: { readonly bytesMax: number }): 
 }
 
 /** Cuts the oldest entries off that one replay would have no room for. */
-function trim(run: Run) {
+function trim<E extends Kept>(run: Run<E>) {
   const { entries } = run;
   let cut = 0;
   while (entries.length - cut > LIMITS.replayMessagesMax || run.bytes > LIMITS.replayBytesMax) {
-    run.bytes -= (entries[cut] as EncodedEntry).bytes;
+    run.bytes -= (entries[cut] as E).roughBytes;
     cut += 1;
   }
   if (cut > 0) entries.splice(0, cut);

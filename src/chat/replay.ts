@@ -4,7 +4,7 @@ import type { Seq } from "../domain/ids.ts";
 import { lostReason, type RoomHead } from "../domain/sequence.ts";
 import { LIMITS } from "../limits.ts";
 import type { JoinRoom, Replay } from "../protocol/events.ts";
-import { encodeEntry, type EncodedEntry } from "../protocol/wire.ts";
+import { EncodedEntry } from "../protocol/wire.ts";
 import type { MessageRepository, RoomPage } from "../repository/repository.ts";
 import type { Feed, Hold } from "./feeds.ts";
 
@@ -16,6 +16,8 @@ export interface Found {
   /** What follows on `since`; null where it was not read. */
   readonly page: RoomPage | null;
 }
+
+type Recovered = Extract<Replay<EncodedEntry>, { kind: "recovered" }>;
 
 const REPLAY = { messagesMax: LIMITS.replayMessagesMax, textBytesMax: LIMITS.replayBytesMax };
 
@@ -58,33 +60,29 @@ export function replayOf(
   if (isCut) return { kind: "recovered", messages: [], through: since };
   // It may remember more by now than when it was asked: one who joined meanwhile has read the same.
   const recalled = feed.recall(since);
-  if (recalled !== null) return { kind: "recovered", messages: recalled, through: seq };
+  if (recalled !== null) return fitting(since, recalled);
   // What it remembered was pushed out meanwhile.
   if (page === null) return { kind: "recovered", messages: [], through: since };
-  const { messages, through } = joined(page, feed);
-  if (messages.length > 0 && through === seq) feed.remember(messages);
-  return { kind: "recovered", messages, through };
+  const read = page.messages.map((message) => new EncodedEntry(message));
+  const lastRead = read.at(-1)?.seq ?? page.head.seq;
+  // A page from just before the feed began may lack what no member was told. The replay then ends early, and says so.
+  const missed = page.more ? read : [...read, ...(feed.recall(lastRead) ?? [])];
+  const replay = fitting(read.length === 0 ? lastRead : since, missed);
+  if (replay.through === seq && missed.length > 0) feed.remember(missed);
+  return replay;
 }
 
-/** The page, and behind it what was delivered while it was read; each message is encoded once. */
-function joined(page: RoomPage, feed: Feed): { messages: readonly EncodedEntry[]; through: Seq } {
-  const messages: EncodedEntry[] = [];
+/**
+ * As many of the entries, from the first on, as fit one answer; the first in any case: config.ts keeps the longest message
+ * below the outbound ceiling.
+ * @param since what the first entry follows on
+ */
+function fitting(since: Seq, entries: readonly EncodedEntry[]): Recovered {
   let bytes = 0;
-  let through = page.head.seq;
-  const fits = (entry: EncodedEntry) => {
+  const end = entries.findIndex((entry, index) => {
     bytes += entry.bytes;
-    // One message always fits: config.ts keeps the longest one below the outbound ceiling.
-    if (
-      messages.length === LIMITS.replayMessagesMax ||
-      (messages.length > 0 && bytes > LIMITS.replayBytesMax)
-    )
-      return false;
-    messages.push(entry);
-    through = entry.seq;
-    return true;
-  };
-  const isWhole = page.messages.every((message) => fits(encodeEntry(message))) && !page.more;
-  // A page from just before the feed began may lack what no member was told. The replay then ends early, and says so.
-  if (isWhole) feed.recall(through)?.every(fits);
-  return { messages, through };
+    return index > 0 && (index === LIMITS.replayMessagesMax || bytes > LIMITS.replayBytesMax);
+  });
+  const messages = end < 0 ? entries : entries.slice(0, end);
+  return { kind: "recovered", messages, through: messages.at(-1)?.seq ?? since };
 }

@@ -3,43 +3,52 @@
  * without a hole. What does not fit is forgotten, and read from the store later.
  */
 
-import type { Epoch } from "../domain/ids.ts";
+import type { Epoch, Seq } from "../domain/ids.ts";
 import { LIMITS } from "../limits.ts";
-import type { EncodedEntry } from "../protocol/wire.ts";
+
+/** What is to be known of an entry here. */
+interface Waiting {
+  readonly seq: Seq;
+  readonly roughBytes: number;
+}
 
 /** Of one room. */
-export interface Aside {
-  readonly entries: readonly EncodedEntry[];
+export interface Aside<E extends Waiting> {
+  readonly entries: readonly E[];
   /** Of the entries; null before the first. */
   readonly epoch: Epoch | null;
   /** Adds an entry of this epoch. Those of another epoch, and those before a hole, are forgotten. */
-  add(epoch: Epoch, entry: EncodedEntry): void;
+  add(epoch: Epoch, entry: E): void;
   clear(): void;
 }
 
 /** @param bytesMax of all rooms together */
-export function createSetAside({ bytesMax }: { readonly bytesMax: number }): () => Aside {
+export function createSetAside<E extends Waiting>({
+  bytesMax,
+}: {
+  readonly bytesMax: number;
+}): () => Aside<E> {
   let allBytes = 0;
 
   // A class for its prototype: there is one for each room with members.
-  class OfRoom implements Aside {
-    entries: EncodedEntry[] = [];
+  class OfRoom implements Aside<E> {
+    entries: E[] = [];
     epoch: Epoch | null = null;
     #bytes = 0;
 
-    add(epoch: Epoch, entry: EncodedEntry) {
+    add(epoch: Epoch, entry: E) {
       const last = this.entries.at(-1)?.seq;
       const isSame = this.epoch === epoch;
       if (isSame && last !== undefined && entry.seq <= last) return;
       const isFull =
         this.entries.length >= LIMITS.feedPendingMax ||
-        this.#bytes + entry.bytes > LIMITS.feedPendingBytesMax;
+        this.#bytes + entry.roughBytes > LIMITS.feedPendingBytesMax;
       if (!isSame || isFull || entry.seq - 1 !== last) this.clear();
       this.epoch = epoch;
-      if (allBytes + entry.bytes > bytesMax) return this.clear();
+      if (allBytes + entry.roughBytes > bytesMax) return this.clear();
       this.entries.push(entry);
-      this.#bytes += entry.bytes;
-      allBytes += entry.bytes;
+      this.#bytes += entry.roughBytes;
+      allBytes += entry.roughBytes;
     }
 
     clear() {

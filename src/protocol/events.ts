@@ -184,7 +184,11 @@ export const joinedToWire = (room: RoomName, head: RoomHead, replay: Replay<Wire
 });
 
 /** The same as JSON text, of messages that are JSON texts already. */
-export function encodeJoined(room: RoomName, head: RoomHead, replay: Replay<EncodedEntry>): string {
+export function encodeJoined(
+  room: RoomName,
+  head: RoomHead,
+  replay: Replay<Pick<EncodedEntry, "json">>,
+): string {
   if (replay.kind !== "recovered") return JSON.stringify(joinedToWire(room, head, replay));
   const { through, messages } = replay;
   const around = JSON.stringify(joinedToWire(room, head, { kind: "recovered", through, messages: [] }));

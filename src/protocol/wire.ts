@@ -109,19 +109,50 @@ export function encodeMessage({ id, room, seq, userId, text, timestamp, received
   return `{"id":${JSON.stringify(id)},"room":${JSON.stringify(room)},"seq":${seq},"user_id":${JSON.stringify(userId)},"message":${JSON.stringify(text)},"timestamp":"${formatTimestamp(timestamp)}","received_at":"${formatTimestamp(receivedAt)}"}`;
 }
 
-/** An entry that has its number in a room, encoded once for all who are told. */
-export interface EncodedEntry {
-  readonly seq: Seq;
-  /** As in `encodeMessage`. */
-  readonly json: string;
-  /** Of the JSON text as UTF-8. */
-  readonly bytes: number;
-}
+/** What a message takes in memory beside its text, about. */
+const AROUND_TEXT_BYTES = 300;
 
-export function encodeEntry(message: Message): EncodedEntry {
-  const json = encodeMessage(message);
-  // Which makes one flat string of the pieces, too: it may be kept for long.
-  return { seq: message.seq, json, bytes: Buffer.byteLength(json) };
+/**
+ * A message that has its number in a room, encoded at most once for all the replays that it is in, and not before the first.
+ * A class for its prototype: there is one for each message.
+ */
+export class EncodedEntry {
+  readonly message: Message;
+  #json: string | undefined = undefined;
+  #bytes = 0;
+
+  constructor(message: Message) {
+    this.message = message;
+  }
+
+  get seq(): Seq {
+    return this.message.seq;
+  }
+
+  /** As in `encodeMessage`. */
+  get json(): string {
+    return this.#encode();
+  }
+
+  /** Of the JSON text as UTF-8. */
+  get bytes(): number {
+    this.#encode();
+    return this.#bytes;
+  }
+
+  /** What it takes in memory, about; known without encoding it. */
+  get roughBytes(): number {
+    return AROUND_TEXT_BYTES + this.message.text.length;
+  }
+
+  #encode(): string {
+    if (this.#json === undefined) {
+      this.#json = encodeMessage(this.message);
+      // Which makes one flat string of its pieces, too.
+      this.#bytes = Buffer.byteLength(this.#json);
+    }
+    return this.#json;
+  }
 }
 
 /** A refusal as clients see it. */

@@ -25,6 +25,7 @@ import {
   presenceToWire,
   SERVER_EVENTS,
 } from "../protocol/events.ts";
+import { encodeMessage } from "../protocol/wire.ts";
 import type { Fanout } from "./fanout.ts";
 import { createHeldSends, type HeldSends } from "./held-sends.ts";
 import { eventFrame, type Namespace, type Peer } from "../engine/socket-io.ts";
@@ -41,7 +42,8 @@ export function createBroadcast(fanout: Fanout<ChatPeer>): {
 } {
   return {
     deliver(room, entries) {
-      for (const { json } of entries) fanout.publish(room, eventFrame(SERVER_EVENTS.receiveMessage, json));
+      for (const { message } of entries)
+        fanout.publish(room, eventFrame(SERVER_EVENTS.receiveMessage, encodeMessage(message)));
     },
     announce({ kind, room, userId }, at, exceptConnection) {
       const name = kind === "joined" ? SERVER_EVENTS.userJoined : SERVER_EVENTS.userLeft;
@@ -74,7 +76,7 @@ type Ack = ((json: string) => void) | undefined;
 interface Doing {
   act(connection: Connection, ack: Ack): Promise<void> | void;
   /** For an event that is refused where its connection is not in the room: which one, and how long it is. */
-  readonly into?: { readonly room: RoomName; readonly bytes: number };
+  readonly into?: { readonly room: RoomName; readonly textBytes: number };
   /** For a join: which room. */
   readonly joins?: RoomName;
 }
@@ -128,7 +130,7 @@ const EVENTS = {
   send_message({ chat, messageBytesMax }, payload) {
     const command = parseSendMessage(payload, messageBytesMax);
     return {
-      into: { room: command.room, bytes: command.textBytes },
+      into: command,
       async act({ session }, ack) {
         const { message, duplicate } = await chat.send.fromSession(session, command);
         ack?.(encodeSent(message, duplicate));
@@ -245,7 +247,7 @@ function receive(deps: Deps, incoming: Incoming): void {
     }
     connection.waiting.push(incoming);
   } else if (doing.into !== undefined && mayBeJoinedYet(deps, connection, doing.into.room)) {
-    deps.held.hold(conn, doing.into.room, incoming, doing.into.bytes);
+    deps.held.hold(conn, doing.into.room, incoming, doing.into.textBytes);
   } else {
     void take(deps, incoming);
   }

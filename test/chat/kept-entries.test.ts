@@ -1,16 +1,21 @@
 import { describe, expect, test } from "bun:test";
 import { createKeptEntries } from "../../src/chat/kept-entries.ts";
+import type { Seq } from "../../src/domain/ids.ts";
 import { LIMITS } from "../../src/limits.ts";
-import type { EncodedEntry } from "../../src/protocol/wire.ts";
 import { range, seq } from "../contract/drafting.ts";
 
-const entries = (from: number, to: number, bytes = 10): EncodedEntry[] =>
-  range(from, to).map((n) => ({ seq: seq(n), json: `${n}`, bytes }));
-const seqsOf = (kept: readonly EncodedEntry[] | null) => kept?.map((entry) => Number(entry.seq)) ?? null;
+interface Entry {
+  readonly seq: Seq;
+  readonly roughBytes: number;
+}
+
+const entries = (from: number, to: number, bytes = 10): Entry[] =>
+  range(from, to).map((n) => ({ seq: seq(n), roughBytes: bytes }));
+const seqsOf = (kept: readonly Entry[] | null) => kept?.map((entry) => Number(entry.seq)) ?? null;
 
 describe("after", () => {
   test("gives all that follows, and nothing at all where it lacks some of it", () => {
-    const kept = createKeptEntries({ bytesMax: 1_000_000 });
+    const kept = createKeptEntries<Entry>({ bytesMax: 1_000_000 });
     const owner = {};
     expect(kept.after(owner, seq(0))).toBeNull();
     kept.add(owner, entries(5, 7));
@@ -27,7 +32,7 @@ describe("after", () => {
 
 describe("add", () => {
   test("keeps of one owner as much as one replay may have", () => {
-    const kept = createKeptEntries({ bytesMax: 100 * LIMITS.replayBytesMax });
+    const kept = createKeptEntries<Entry>({ bytesMax: 100 * LIMITS.replayBytesMax });
     const [many, long] = [{}, {}];
     kept.add(many, entries(1, LIMITS.replayMessagesMax));
     kept.add(many, entries(LIMITS.replayMessagesMax + 1, LIMITS.replayMessagesMax + 2));
@@ -43,7 +48,7 @@ describe("add", () => {
   });
 
   test("keeps of all owners no more than their ceiling: the one that was told least recently goes first", () => {
-    const kept = createKeptEntries({ bytesMax: 100 });
+    const kept = createKeptEntries<Entry>({ bytesMax: 100 });
     const [one, two, three] = [{}, {}, {}];
     const isKept = () => [one, two, three].map((owner) => kept.after(owner, seq(0)) !== null);
     kept.add(one, entries(1, 4));
@@ -61,7 +66,7 @@ describe("add", () => {
 
 describe("extend", () => {
   test("takes a run that goes back further, and no other", () => {
-    const kept = createKeptEntries({ bytesMax: 60 });
+    const kept = createKeptEntries<Entry>({ bytesMax: 60 });
     const [owner, other] = [{}, {}];
     kept.extend(owner, []);
     kept.extend(owner, entries(4, 5));

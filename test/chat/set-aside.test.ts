@@ -1,16 +1,20 @@
 import { expect, test } from "bun:test";
 import { createSetAside } from "../../src/chat/set-aside.ts";
-import { parseEpoch } from "../../src/domain/ids.ts";
+import { parseEpoch, type Seq } from "../../src/domain/ids.ts";
 import { LIMITS } from "../../src/limits.ts";
-import type { EncodedEntry } from "../../src/protocol/wire.ts";
 import { assured, range, seq } from "../contract/drafting.ts";
 
+interface Entry {
+  readonly seq: Seq;
+  readonly roughBytes: number;
+}
+
 const [ONE, TWO] = ["one", "two"].map((name) => assured(parseEpoch(name))) as [never, never];
-const entry = (n: number, bytes = 10): EncodedEntry => ({ seq: seq(n), json: `${n}`, bytes });
-const seqsOf = ({ entries }: { entries: readonly EncodedEntry[] }) => entries.map((one) => Number(one.seq));
+const entry = (n: number, bytes = 10): Entry => ({ seq: seq(n), roughBytes: bytes });
+const seqsOf = ({ entries }: { entries: readonly Entry[] }) => entries.map((one) => Number(one.seq));
 
 test("add keeps one run of one epoch without a hole, whatever comes", () => {
-  const aside = createSetAside({ bytesMax: 1_000_000 })();
+  const aside = createSetAside<Entry>({ bytesMax: 1_000_000 })();
   for (const n of [3, 4, 4, 3, 5]) aside.add(ONE, entry(n));
   expect(seqsOf(aside)).toEqual([3, 4, 5]);
   aside.add(ONE, entry(7));
@@ -21,7 +25,7 @@ test("add keeps one run of one epoch without a hole, whatever comes", () => {
 });
 
 test("add begins anew past the ceilings of one room", () => {
-  const newAside = createSetAside({ bytesMax: 100 * LIMITS.feedPendingBytesMax });
+  const newAside = createSetAside<Entry>({ bytesMax: 100 * LIMITS.feedPendingBytesMax });
   const [many, long] = [newAside(), newAside()];
   for (const n of range(1, LIMITS.feedPendingMax + 1)) many.add(ONE, entry(n));
   expect(seqsOf(many)).toEqual([LIMITS.feedPendingMax + 1]);
@@ -30,7 +34,7 @@ test("add begins anew past the ceilings of one room", () => {
 });
 
 test("add forgets what is too much for all rooms together, until others have cleared theirs", () => {
-  const newAside = createSetAside({ bytesMax: 100 });
+  const newAside = createSetAside<Entry>({ bytesMax: 100 });
   const [one, two] = [newAside(), newAside()];
   one.add(ONE, entry(1, 80));
   two.add(ONE, entry(1, 20));

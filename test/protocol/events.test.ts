@@ -13,7 +13,7 @@ import {
   parseSendMessage,
   sentToWire,
 } from "../../src/protocol/events.ts";
-import { encodeEntry, messageToWire } from "../../src/protocol/wire.ts";
+import { EncodedEntry, messageToWire } from "../../src/protocol/wire.ts";
 import { anyMessage } from "../fixture/any-message.ts";
 
 const refusalOf = (act: () => unknown): ChatError => {
@@ -184,7 +184,11 @@ test("encodeJoined writes what joinedToWire says, of entries that are encoded al
       const through = 7 as Seq;
       const kind = "recovered" as const;
       const expected = joinedToWire(room, head, { kind, through, messages: messages.map(messageToWire) });
-      const encoded = encodeJoined(room, head, { kind, through, messages: messages.map(encodeEntry) });
+      const encoded = encodeJoined(room, head, {
+        kind,
+        through,
+        messages: messages.map((message) => new EncodedEntry(message)),
+      });
       expect(encoded).toBe(JSON.stringify(expected));
     }),
   );
