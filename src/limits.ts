@@ -62,7 +62,15 @@ export const LIMITS = {
   /** Characters of an event's name that an error repeats. */
   eventNameCharsMax: 128,
   /** Events of one connection that may wait behind a join that is still under way. */
-  eventsBehindJoinMax: 512,
+  eventsBehindJoinMax: 1_024,
+
+  /**
+   * How long a send to a room that its connection has not joined waits for the join, if the connection is young; and bytes of
+   * the texts that wait so, over all connections.
+   */
+  joinAwaitedMs: 2_000,
+  connectionYoungMs: 10_000,
+  heldSendsBytesMax: 16_000_000,
 
   /** Rooms one connection may be in at once. */
   roomsPerConnectionMax: 1_000,
@@ -70,11 +78,27 @@ export const LIMITS = {
   joinedRoomsMax: 500_000,
   /** Above this many connections a room's comings and goings are not announced. */
   presenceConnectionsMax: 200,
-  /** Live messages of one room kept aside while the gap before them is read from the store. */
+  /**
+   * Live messages of one room set aside while the gap before them is read from the store, their bytes as JSON, and those of
+   * all rooms together.
+   */
   feedPendingMax: 1_024,
+  feedPendingBytesMax: 1_000_000,
+  feedsPendingBytesMax: 32_000_000,
+  /** Bytes as JSON of the newest entries that all rooms with members keep, each as many as a replay may have. */
+  feedKeptBytesMax: 32_000_000,
+  /** How long it counts what the store said of a room's bounds, when a member comes back to what is kept. */
+  feedBoundsMs: 1_000,
   /** Messages read from the store in one step when a room catches up. */
   catchUpMessagesMax: 500,
-  catchUpBytesMax: 1_000_000,
+  catchUpBytesMax: 256_000,
+  /** How long members have to take one such step before the next. */
+  catchUpReliefMs: 500,
+  /** How long a replay waits until its connection has taken most of what was written to it; then it stays empty. */
+  replayReliefMs: 2_000,
+  /** Bytes of replays after which the event loop has a tick for everything else, and joins that may wait for their turn. */
+  replayTurnBytes: 200_000,
+  replayTurnWaitersMax: 16_384,
   /** How often the heads of the active rooms are asked for where other nodes write the same store. */
   headPollMs: 1_000,
   /** Rooms whose heads are asked for in one question. */

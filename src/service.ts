@@ -89,7 +89,15 @@ export async function startService(config: Config, log: Log, open = openReposito
       log,
       metrics,
     });
-    const gateway = createGateway({ chat, fanout, messageBytesMax: config.messageBytesMax, log, metrics });
+    const gateway = createGateway({
+      chat,
+      fanout,
+      messageBytesMax: config.messageBytesMax,
+      inFlightMax: config.inFlightMax,
+      monotonicNow: () => performance.now(),
+      log,
+      metrics,
+    });
     const socketIo = createSocketIo({
       namespaces: new Map([["/", gateway]]),
       connectTimeoutMs: LIMITS.connectTimeoutMs,

@@ -2,7 +2,7 @@
 
 import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join, resolve } from "node:path";
-import type { Page } from "playwright-core";
+import type { Page, WebSocket } from "playwright-core";
 import { launchBrowser } from "./fixture/browser.ts";
 import { connectMember, readRoom } from "./fixture/member.ts";
 import { type Program, startProgram, temporaryFolder } from "./fixture/program.ts";
@@ -23,8 +23,8 @@ async function folder(): Promise<string> {
   return path;
 }
 
-async function start(env: Record<string, string> = {}): Promise<Program> {
-  const program = await startProgram({ cwd: await folder(), env: { DRAIN_MS: "0", ...env } });
+async function start(env: Record<string, string> = {}, cwd?: string): Promise<Program> {
+  const program = await startProgram({ cwd: cwd ?? (await folder()), env: { DRAIN_MS: "0", ...env } });
   undo.push(() => program.end("SIGKILL"));
   return program;
 }
@@ -77,16 +77,16 @@ async function say(page: Page, text: string) {
   await page.locator("#text").press("Enter");
 }
 
-describe("examples/chat.html", () => {
-  test("two pages chat; a reload shows what was said; texts stay texts", async () => {
-    const port = freePort();
-    const program = await start({ CORS_ORIGINS: `http://localhost:${port}` });
-    const url = await servedPage(program, port);
-    const browser = await launchBrowser();
-    undo.push(() => browser.close());
-    const faults: string[] = [];
-    const open = async () => {
+/** A browser, pages in contexts of their own, and what went wrong in them. */
+async function browserOf(url: string) {
+  const browser = await launchBrowser();
+  undo.push(() => browser.close());
+  const faults: string[] = [];
+  return {
+    faults,
+    async open(watch: (page: Page) => void = () => {}) {
       const page = await (await browser.newContext()).newPage();
+      watch(page);
       page.on("pageerror", (error) => faults.push(String(error)));
       page.on("dialog", (dialog) => {
         faults.push(dialog.message());
@@ -94,7 +94,15 @@ describe("examples/chat.html", () => {
       });
       await page.goto(url);
       return page;
-    };
+    },
+  };
+}
+
+describe("examples/chat.html", () => {
+  test("two pages chat; a reload shows what was said; texts stay texts", async () => {
+    const port = freePort();
+    const program = await start({ CORS_ORIGINS: `http://localhost:${port}` });
+    const { faults, open } = await browserOf(await servedPage(program, port));
     const watcher = await connectMember(program.url);
     undo.push(watcher.close);
     await watcher.join({ room: ROOM });
@@ -126,6 +134,39 @@ describe("examples/chat.html", () => {
       "hello from ben",
       attack,
     ]);
+    expect(faults).toEqual([]);
+  });
+
+  test("what is typed while the server is away is kept, and shown once to all", async () => {
+    const [cwd, port] = [await folder(), freePort()];
+    const settings = { CORS_ORIGINS: `http://localhost:${port}`, RATE_LIMIT: "off" };
+    const program = await start(settings, cwd);
+    const { faults, open } = await browserOf(await servedPage(program, port));
+    const sockets = Promise.withResolvers<WebSocket>();
+    const ana = await open((page) =>
+      page.on("websocket", (socket) => {
+        // Bun's own server of the page has one too.
+        if (socket.url().includes("/socket.io/")) sockets.resolve(socket);
+      }),
+    );
+    await say(ana, "before");
+    await line(ana, "before");
+    const socket = await sockets.promise;
+    const noticed = socket.waitForEvent("close");
+    await program.end("SIGKILL");
+    await noticed;
+    const typed = ["one", "two", "three"];
+    for (const text of typed) await say(ana, text);
+    await start({ ...settings, PORT: String(program.port) }, cwd);
+    for (const text of typed) await line(ana, text);
+    const ben = await open();
+    for (const text of typed) await line(ben, text);
+    const said = (await readRoom(program.url, ROOM)).map(({ message }) => message);
+    expect(said).toEqual(["before", ...typed]);
+    for (const page of [ana, ben]) {
+      const texts = (await lines(page).allTextContents()).map((shown) => shown.replace(/^\S+ /, ""));
+      expect(texts).toEqual(said);
+    }
     expect(faults).toEqual([]);
   });
 });

@@ -4,14 +4,16 @@ import type { Viewer } from "../auth/viewer.ts";
 import type { Bus } from "../bus/bus.ts";
 import { createFew } from "../domain/few.ts";
 import type { Rate } from "../domain/rate.ts";
+import { ChatError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import type { MessageRepository, StoreStatus } from "../repository/repository.ts";
+import { createTurns } from "../runtime/turns.ts";
 import { type Admission, type Allowance, createAdmission } from "./admission.ts";
 import { countReads } from "./counted-reads.ts";
 import { createCommits } from "./commits.ts";
-import { createFeeds, type Deliver, type Dismiss } from "./feeds.ts";
+import { createFeeds, type Deliver, type Dismiss, type Relief } from "./feeds.ts";
 import { createHistory, type History } from "./history.ts";
 import { createOccupancy } from "./presence.ts";
 import { type Announce, createRooms, type Rooms } from "./rooms.ts";
@@ -43,6 +45,7 @@ export interface ChatOptions extends SendWorld {
   readonly deliver: Deliver;
   readonly announce: Announce;
   readonly dismiss: Dismiss;
+  readonly relief: Relief;
   readonly rate: Rate | null;
   readonly inFlightMax: number;
   readonly monotonicNow: () => number;
@@ -54,7 +57,7 @@ export function createChat(options: ChatOptions): Chat {
   const { bus, log, metrics, now } = options;
   const repository = countReads(options.repository, metrics);
   const admission = createAdmission(options);
-  const feeds = createFeeds({ repository, deliver: options.deliver, dismiss: options.dismiss, log, metrics });
+  const feeds = createFeeds({ ...options, repository });
   const commits = createCommits({
     repository,
     bus,
@@ -84,6 +87,14 @@ export function createChat(options: ChatOptions): Chat {
     occupancy: createOccupancy(),
     announce: options.announce,
     admission,
+    turns: createTurns({
+      bytesPerTick: LIMITS.replayTurnBytes,
+      waitersMax: LIMITS.replayTurnWaitersMax,
+      refusal() {
+        metrics.count("joins_overloaded_total");
+        return new ChatError("overloaded");
+      },
+    }),
     joinedRoomsMax: LIMITS.joinedRoomsMax,
     metrics,
     now,

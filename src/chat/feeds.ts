@@ -12,20 +12,48 @@ import { assert, ChatError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
-import type { MessageRepository } from "../repository/repository.ts";
+import { encodeEntry, type EncodedEntry } from "../protocol/wire.ts";
+import type { MessageRepository, RoomPage } from "../repository/repository.ts";
+import { createKeptEntries } from "./kept-entries.ts";
+import { type Aside, createSetAside } from "./set-aside.ts";
 
-/** Delivers committed messages of one room, in this order, to all its members on this node, within the tick. */
-export type Deliver = (room: RoomName, messages: readonly Message[]) => void;
+/** Delivers committed entries of one room, in this order, to all its members on this node, within the tick. */
+export type Deliver = (room: RoomName, entries: readonly EncodedEntry[]) => void;
 
 /** Lets go of all members of a room on this node that can no longer be told everything: they come back and resume. */
 export type Dismiss = (room: RoomName) => void;
 
-/** Both throw `storage_unavailable` once the store has another epoch: what was read before belongs to the former one. */
+/**
+ * Resolves when all members of a room on this node have taken most of what was written to them, or some have had their time.
+ * What was delivered before the call counts.
+ */
+export type Relief = (room: RoomName) => Promise<void>;
+
+/** What a join knows of its room. Throws `storage_unavailable` once the store has another epoch: what was read is of the former. */
 export interface Feed {
   /** The last number delivered. */
   delivered(): Seq;
   /** Reads and delivers what the room has not been told up to `target`. */
   advanceTo(target: Seq): Promise<void>;
+  /** All that was delivered after `since`, where that is remembered; null where the store must be asked. */
+  recall(since: Seq): readonly EncodedEntry[] | null;
+  /** Remembers this run, which ends with the last number delivered, for the next who join. */
+  remember(entries: readonly EncodedEntry[]): void;
+}
+
+/** A room's feed, kept alive for a join. From now on it remembers what it delivers, as far as there is room. */
+export interface Hold {
+  /** The room as its members know it, where the store has said so within LIMITS.feedBoundsMs and nothing is in doubt. */
+  known(): RoomHead | null;
+  /** Whether all that was delivered after `since` is remembered. */
+  remembers(since: Seq): boolean;
+  /**
+   * The feed, which begins at `head` if it is new.
+   * @param head where the store stood at some time after the feed was held, or what `known` said then
+   * @param isAsked false where `known` said it
+   */
+  start(head: RoomHead, isAsked?: boolean): Feed;
+  release(): void;
 }
 
 export interface Feeds {
@@ -34,15 +62,7 @@ export interface Feeds {
    * delivered: the store is asked at the next beat which epoch it has.
    */
   accept(committed: CommittedEntries): void;
-  /**
-   * Holds the room's feed for a join. From now on `collected` grows by what is delivered (the first
-   * LIMITS.replayMessagesMax of it). `start` says where the store stood; the feed begins there if it is new.
-   */
-  hold(room: RoomName): {
-    start(head: RoomHead): Feed;
-    readonly collected: readonly Message[];
-    release(): void;
-  };
+  hold(room: RoomName): Hold;
   /** Keeps the feed alive as long as the room has members. */
   setOccupied(room: RoomName, occupied: boolean): void;
   /** Looks for messages that nobody was told of, in these rooms, at the next beats. */
@@ -55,6 +75,9 @@ export interface FeedsOptions {
   readonly repository: Pick<MessageRepository, "readAfter" | "heads" | "shared" | "status">;
   readonly deliver: Deliver;
   readonly dismiss: Dismiss;
+  readonly relief: Relief;
+  /** Milliseconds of a clock that never goes back. */
+  readonly monotonicNow: () => number;
   readonly log: Log;
   readonly metrics: Metrics;
 }
@@ -64,13 +87,17 @@ interface State {
   /** The epoch that `delivered` belongs to; null, as `delivered`: the first join is still asking. */
   epoch: Epoch | null;
   delivered: Seq | null;
-  /** Heard of but not deliverable yet: of one epoch, in order, without a hole among themselves. */
-  pending: Message[];
-  pendingEpoch: Epoch | null;
-  readonly collectors: Set<Message[]>;
-  occupied: boolean;
-  catchingUp: Promise<void> | null;
+  /** The oldest number that the store had, and when it said so. */
+  firstSeq: Seq;
+  boundsMs: number;
+  /** Heard of but not deliverable yet. */
+  readonly aside: Aside;
+  /** The highest number heard of: of the feed's epoch, or of that of `aside` where the feed has none yet. */
   target: Seq;
+  catchingUp: Promise<void> | null;
+  /** Joins under way. */
+  holds: number;
+  occupied: boolean;
   /** Counts how often the feed was forgotten: what was read before that is worth nothing after it. */
   generation: number;
   /** The last beat saw the store behind what was delivered. */
@@ -88,40 +115,40 @@ const CATCH_UP = { messagesMax: LIMITS.catchUpMessagesMax, textBytesMax: LIMITS.
 
 const epochChanged = () => new ChatError("storage_unavailable", { cause: "the store has another epoch" });
 
-export function createFeeds({ repository, deliver, dismiss, log, metrics }: FeedsOptions): Feeds {
+export function createFeeds(options: FeedsOptions): Feeds {
+  const { repository, deliver, dismiss, relief, monotonicNow, log, metrics } = options;
   const feeds = new Map<RoomName, State>();
+  const kept = createKeptEntries({ bytesMax: LIMITS.feedKeptBytesMax });
   /** Rooms in doubt, and for how many more beats. */
   const doubtful = new Map<RoomName, number>();
+  const newAside = createSetAside({ bytesMax: LIMITS.feedsPendingBytesMax });
 
-  function tell(feed: State, messages: readonly Message[]): void {
-    const last = messages.at(-1);
+  function tell(feed: State, entries: readonly EncodedEntry[]): void {
+    const last = entries.at(-1);
     if (last === undefined) return;
     feed.delivered = last.seq;
-    for (const collector of feed.collectors) {
-      for (const message of messages)
-        if (collector.length < LIMITS.replayMessagesMax) collector.push(message);
-    }
+    // A feed that was dropped while it read a gap has no reader.
+    if (isUnused(feed)) return;
+    kept.add(feed, entries);
     if (!feed.occupied) return;
     try {
-      deliver(feed.room, messages);
+      deliver(feed.room, entries);
     } catch (error) {
-      // Nobody knows who was told. Never skipped in silence: whoever is in the room resumes from what it has.
+      // Which members were told is not known. Never skipped in silence: they come back and resume from what they have.
       log.error("delivery_failed", { room: feed.room, error });
       dismiss(feed.room);
     }
   }
 
-  /** Delivers what follows directly on what was delivered, and forgets what was delivered before. */
-  function tellPending(feed: State): void {
-    const { delivered, pending } = feed;
-    if (delivered === null || pending.length === 0) return;
-    const next = pending.findIndex(({ seq }) => seq === delivered + 1);
-    if (next >= 0) {
-      feed.pending = [];
-      tell(feed, pending.slice(next));
-    } else if ((pending.at(-1) as Message).seq <= delivered) {
-      feed.pending = [];
-    }
+  /** Delivers what was set aside and follows directly on what was delivered; forgets what was delivered before. */
+  function tellAside(feed: State): void {
+    const { delivered } = feed;
+    const { entries } = feed.aside;
+    const last = entries.at(-1);
+    if (delivered === null || last === undefined) return;
+    const next = entries.findIndex(({ seq }) => seq === delivered + 1);
+    if (next >= 0 || last.seq <= delivered) feed.aside.clear();
+    if (next >= 0) tell(feed, entries.slice(next));
   }
 
   function offer(feed: State, epoch: Epoch, messages: readonly Message[]): void {
@@ -129,26 +156,28 @@ export function createFeeds({ repository, deliver, dismiss, log, metrics }: Feed
       doubtful.set(feed.room, DOUBT_BEATS);
       return;
     }
-    if (feed.pendingEpoch !== epoch) {
-      feed.pending = [];
-      feed.pendingEpoch = epoch;
-    }
+    if (feed.epoch === null && feed.aside.epoch !== epoch) feed.target = SEQ_ZERO;
+    const run: EncodedEntry[] = [];
+    let next = feed.delivered === null ? null : feed.delivered + 1;
     for (const message of messages) {
-      const last = feed.pending.at(-1)?.seq ?? feed.delivered;
-      if (last !== null && message.seq <= last) continue;
-      // Only an unbroken run may wait: after a hole, or past the ceiling, the store will be asked for all of it.
-      if ((last !== null && message.seq !== last + 1) || feed.pending.length >= LIMITS.feedPendingMax)
-        feed.pending = [];
-      feed.pending.push(message);
-      if (message.seq > feed.target) feed.target = message.seq;
+      const { seq } = message;
+      if (next !== null && seq < next) continue;
+      if (seq > feed.target) feed.target = seq;
+      if (seq === next) {
+        run.push(encodeEntry(message));
+        next += 1;
+      } else {
+        feed.aside.add(epoch, encodeEntry(message));
+      }
     }
+    tell(feed, run);
     tellOrCatchUp(feed);
   }
 
   function tellOrCatchUp(feed: State): void {
     if (feed.delivered === null) return;
-    tellPending(feed);
-    if (feed.pending.length === 0 || feed.catchingUp !== null) return;
+    tellAside(feed);
+    if (feed.target <= feed.delivered || feed.catchingUp !== null) return;
     advance(feed, feed.target).catch(() => {}); // catchUp has said so, and put the room in doubt
   }
 
@@ -157,12 +186,11 @@ export function createFeeds({ repository, deliver, dismiss, log, metrics }: Feed
     log.warn("room_epoch_changed", { room: feed.room, delivered: feed.delivered });
     feed.epoch = null;
     feed.delivered = null;
-    feed.pending = [];
+    feed.aside.clear();
+    kept.drop(feed);
     feed.target = SEQ_ZERO;
     feed.ahead = false;
     feed.generation += 1;
-    // A join that is under way must not find messages of the former epoch behind its page of the new one.
-    for (const collected of feed.collectors) collected.length = 0;
     if (feed.occupied) dismiss(feed.room);
   }
 
@@ -170,9 +198,20 @@ export function createFeeds({ repository, deliver, dismiss, log, metrics }: Feed
   function begin(feed: State, head: RoomHead): void {
     feed.epoch = head.epoch;
     feed.delivered = head.seq;
-    feed.target = head.seq;
-    feed.pending = feed.pendingEpoch === head.epoch ? feed.pending.filter(({ seq }) => seq > head.seq) : [];
-    for (const { seq } of feed.pending) feed.target = seq;
+    feed.firstSeq = head.firstSeq;
+    if (feed.aside.epoch !== head.epoch) {
+      feed.aside.clear();
+      feed.target = head.seq;
+    }
+    if (feed.target < head.seq) feed.target = head.seq;
+    tellOrCatchUp(feed);
+  }
+
+  /** The store has said where it stands, in the epoch of the feed. */
+  function noteBounds(feed: State, { firstSeq }: RoomHead): void {
+    // Retention only raises it, and of two answers the older one may come last.
+    if (firstSeq > feed.firstSeq) feed.firstSeq = firstSeq;
+    feed.boundsMs = monotonicNow();
   }
 
   function advance(feed: State, target: Seq): Promise<void> {
@@ -185,58 +224,83 @@ export function createFeeds({ repository, deliver, dismiss, log, metrics }: Feed
   async function catchUp(feed: State): Promise<void> {
     const { generation } = feed;
     try {
-      do await readOn(feed, generation);
-      while ((feed.delivered as Seq) < feed.target);
+      do {
+        const page = await readOn(feed, generation);
+        tellPage(feed, page);
+        // No `await` between the last look at the target and the end: else a target that is raised in between is never read.
+        if ((feed.delivered as Seq) >= feed.target) return;
+        // Members get no more at once than they can take.
+        await relief(feed.room);
+        if (feed.generation !== generation) throw epochChanged();
+      } while ((feed.delivered as Seq) < feed.target);
     } catch (error) {
       log.warn("room_gap_unread", { room: feed.room, error });
       // Members wait for this gap, and queued messages stand behind it: check this room again.
       doubtful.set(feed.room, DOUBT_BEATS);
       throw error;
     } finally {
-      // No `await` between the last look at the target and this: else a target that is raised in between is never read.
       feed.catchingUp = null;
     }
   }
 
-  /** Reads and delivers one page of what is missing. */
-  async function readOn(feed: State, generation: number): Promise<void> {
+  /** Reads one page of what is missing. */
+  async function readOn(feed: State, generation: number): Promise<RoomPage> {
     const page = await repository.readAfter(feed.room, feed.delivered as Seq, CATCH_UP);
     metrics.count("room_gaps_read_total");
     if (feed.generation === generation && page.head.epoch !== feed.epoch) forget(feed);
     if (feed.generation !== generation) throw epochChanged();
-    // While we read, the missing numbers may have come by the bus after all.
-    const missing = page.messages.filter(({ seq }) => seq > (feed.delivered as Seq));
-    tell(feed, missing);
-    tellPending(feed);
-    if (page.messages.length === 0 && (feed.delivered as Seq) < feed.target) {
-      // Retention took them: these numbers will never come. Members learn so when they resume.
-      log.warn("room_gap_gone", { room: feed.room, after: feed.delivered, head: page.head.seq });
-      feed.delivered = feed.target;
-      feed.pending = [];
-      if (feed.occupied) dismiss(feed.room);
-    }
+    noteBounds(feed, page.head);
+    return page;
   }
 
-  /** @param before what was delivered when the head was asked for; null where nothing was */
+  function tellPage(feed: State, page: RoomPage): void {
+    const delivered = feed.delivered as Seq;
+    // While we read, the missing numbers may have come by the bus after all.
+    const missing = page.messages.filter(({ seq }) => seq > delivered).map(encodeEntry);
+    const [first] = missing;
+    const isGone =
+      first === undefined
+        ? page.messages.length === 0 && delivered < feed.target
+        : first.seq !== delivered + 1;
+    if (isGone) skip(feed, missing.at(-1)?.seq ?? feed.target);
+    else tell(feed, missing);
+    tellAside(feed);
+  }
+
+  /** Retention took what comes next: these numbers will never come. Members go, and learn so when they resume. */
+  function skip(feed: State, to: Seq): void {
+    log.warn("room_gap_gone", { room: feed.room, after: feed.delivered, to });
+    feed.delivered = to;
+    kept.drop(feed);
+    if (feed.occupied) dismiss(feed.room);
+  }
+
+  /** @param before the feed, and what it had delivered when the head was asked for; null where there was none */
   async function compare(
-    room: RoomName,
     epoch: Epoch,
     head: Seq,
-    before: Readonly<Pick<State, "delivered" | "generation">> | null,
+    before: { readonly feed: State; readonly delivered: Seq | null; readonly generation: number } | null,
   ): Promise<void> {
-    const feed = feeds.get(room);
-    if (feed === undefined || feed.delivered === null || feed.generation !== before?.generation) return;
+    if (before === null) return;
+    const { feed } = before;
+    if (feed.generation !== before.generation) return;
+    if (feed.delivered === null || before.delivered === null) return;
     if (feed.epoch !== epoch) return forget(feed);
     if (head > feed.delivered) await advance(feed, head);
     const wasAhead = feed.ahead;
-    feed.ahead = before.delivered !== null && head < before.delivered;
+    feed.ahead = head < before.delivered;
     // A server that was just elected may for a moment know less than its predecessor had confirmed: once is no proof, and
     // to begin anew would tell everyone everything again.
     if (feed.ahead && wasAhead) forget(feed);
   }
 
+  const isUnused = (feed: State) => !feed.occupied && feed.holds === 0;
+
   function dropIfUnused(feed: State): void {
-    if (!feed.occupied && feed.collectors.size === 0) feeds.delete(feed.room);
+    if (!isUnused(feed)) return;
+    feeds.delete(feed.room);
+    feed.aside.clear();
+    kept.drop(feed);
   }
 
   function feedOf(room: RoomName): State {
@@ -246,17 +310,46 @@ export function createFeeds({ repository, deliver, dismiss, log, metrics }: Feed
       room,
       epoch: null,
       delivered: null,
-      pending: [],
-      pendingEpoch: null,
-      collectors: new Set(),
-      occupied: false,
-      catchingUp: null,
+      firstSeq: SEQ_ZERO,
+      boundsMs: 0,
+      aside: newAside(),
       target: SEQ_ZERO,
+      catchingUp: null,
+      holds: 0,
+      occupied: false,
       generation: 0,
       ahead: false,
     };
     feeds.set(room, made);
     return made;
+  }
+
+  function recall(feed: State, since: Seq): readonly EncodedEntry[] | null {
+    return since === feed.delivered ? [] : kept.after(feed, since);
+  }
+
+  /** What a join may do with the feed that it has started. */
+  function startedFeed(feed: State): Feed {
+    const { generation } = feed;
+    const delivered = () => {
+      if (feed.generation !== generation || feed.delivered === null) throw epochChanged();
+      return feed.delivered;
+    };
+    return {
+      delivered,
+      async advanceTo(target) {
+        if (target > delivered()) await advance(feed, target);
+        assert(delivered() >= target, "a feed has delivered what it was advanced to");
+      },
+      recall(since) {
+        delivered();
+        return recall(feed, since);
+      },
+      remember(entries) {
+        assert(entries.at(-1)?.seq === delivered(), "what is remembered ends with what was delivered last");
+        kept.extend(feed, entries);
+      },
+    };
   }
 
   return {
@@ -274,31 +367,31 @@ export function createFeeds({ repository, deliver, dismiss, log, metrics }: Feed
 
     hold(room) {
       const feed = feedOf(room);
-      const collected: Message[] = [];
-      feed.collectors.add(collected);
+      feed.holds += 1;
+      const { epoch, generation } = feed;
       return {
-        collected,
-        start(head) {
-          if (feed.epoch !== null && feed.epoch !== head.epoch) forget(feed);
-          if (feed.epoch === null) {
-            begin(feed, head);
-            tellOrCatchUp(feed);
+        known() {
+          if (feed.epoch === null || feed.delivered === null || doubtful.has(room)) return null;
+          if (feed.target > feed.delivered || monotonicNow() - feed.boundsMs > LIMITS.feedBoundsMs)
+            return null;
+          return { epoch: feed.epoch, seq: feed.delivered, firstSeq: feed.firstSeq };
+        },
+        remembers: (since) => recall(feed, since) !== null,
+        start(head, isAsked = true) {
+          if (feed.epoch !== null && feed.epoch !== head.epoch) {
+            // Another join has found an epoch while this one was asking: which of the two is the newer is not known.
+            if (feed.epoch !== epoch || feed.generation !== generation) {
+              doubtful.set(room, DOUBT_BEATS);
+              throw epochChanged();
+            }
+            forget(feed);
           }
-          const { generation } = feed;
-          const delivered = () => {
-            if (feed.generation !== generation || feed.delivered === null) throw epochChanged();
-            return feed.delivered;
-          };
-          return {
-            delivered,
-            async advanceTo(target) {
-              if (target > delivered()) await advance(feed, target);
-              assert(delivered() >= target, "a feed has delivered what it was advanced to");
-            },
-          };
+          if (feed.epoch === null) begin(feed, head);
+          if (isAsked) noteBounds(feed, head);
+          return startedFeed(feed);
         },
         release() {
-          feed.collectors.delete(collected);
+          feed.holds -= 1;
           dropIfUnused(feed);
         },
       };
@@ -325,13 +418,13 @@ export function createFeeds({ repository, deliver, dismiss, log, metrics }: Feed
         const rooms = asked.slice(from, from + LIMITS.headPollRoomsMax);
         const before = rooms.map((room) => {
           const feed = feeds.get(room);
-          return feed === undefined ? null : { delivered: feed.delivered, generation: feed.generation };
+          return feed === undefined ? null : { feed, delivered: feed.delivered, generation: feed.generation };
         });
         try {
           const { epoch, seqs } = await repository.heads(rooms);
-          for (const [index, room] of rooms.entries()) {
+          for (const [index, seq] of seqs.entries()) {
             // One after the other: each may have a long gap to read, which takes memory.
-            await compare(room, epoch, seqs[index] as Seq, before[index] ?? null).catch(() => {});
+            await compare(epoch, seq, before[index] ?? null).catch(() => {});
           }
         } catch (error) {
           for (const room of rooms) doubtful.set(room, DOUBT_BEATS);

@@ -1,19 +1,20 @@
 /** Joining and leaving: a member's replay and its live messages meet without a hole and without a repeat. */
 
 import { speakerOf } from "../auth/viewer.ts";
-import type { RoomName, Seq } from "../domain/ids.ts";
-import type { Message } from "../domain/message.ts";
-import { lostReason, type RoomHead } from "../domain/sequence.ts";
+import type { RoomName, UserId } from "../domain/ids.ts";
+import type { RoomHead } from "../domain/sequence.ts";
 import { type Millis, toMillis } from "../domain/time.ts";
 import { ChatError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
 import type { JoinRoom, LeaveRoom, Replay } from "../protocol/events.ts";
-import { messageToWire, type WireMessage } from "../protocol/wire.ts";
+import type { EncodedEntry } from "../protocol/wire.ts";
 import type { Metrics } from "../observe/metrics.ts";
-import type { MessageRepository, RoomPage } from "../repository/repository.ts";
+import type { MessageRepository } from "../repository/repository.ts";
+import type { Turns } from "../runtime/turns.ts";
 import type { Admission } from "./admission.ts";
 import type { Feeds } from "./feeds.ts";
 import type { Occupancy, Presence } from "./presence.ts";
+import { findOut, replayOf } from "./replay.ts";
 import type { Session } from "./session.ts";
 import { createUnderWay } from "./under-way.ts";
 
@@ -21,7 +22,21 @@ export interface Joined {
   readonly room: RoomName;
   /** The bounds that the member starts from: its first live message is `head.seq + 1`. */
   readonly head: RoomHead;
-  readonly replay: Replay;
+  readonly replay: Replay<EncodedEntry>;
+}
+
+/** How a connection is written to that joins. */
+export interface Joining {
+  /**
+   * Whether so little is unread that a replay may be written; where it is not so, as soon as it is. False when the connection
+   * takes too long, or is gone.
+   */
+  takesMore(): boolean | Promise<boolean>;
+  /**
+   * Called once, in the very tick from which live messages count: it must answer the client and subscribe it before it
+   * returns.
+   */
+  enter(joined: Joined): void;
 }
 
 /** Tells every other connection in the room who came or went. */
@@ -29,11 +44,10 @@ export type Announce = (presence: Presence, at: Millis, exceptConnection: string
 
 export interface Rooms {
   /**
-   * Joins the session to the room. `enter` is called once, in the very tick from which live messages count: it must
-   * answer the client and subscribe it before it returns. Refuses with `storage_unavailable`, `rate_limited`, or
-   * `overloaded` when the session is in too many rooms, or all of them together are.
+   * Joins the session to the room, unless the session ends meanwhile. Refuses with `storage_unavailable`, `rate_limited`, or
+   * `overloaded` when the session is in too many rooms, or all of them together are, or too many wait for a replay.
    */
-  join(session: Session, command: JoinRoom, enter: (joined: Joined) => void): Promise<void>;
+  join(session: Session, command: JoinRoom, joining: Joining): Promise<void>;
   /** Refuses with `not_in_room`. */
   leave(session: Session, command: LeaveRoom): void;
   /** The connection is gone: it leaves every room. */
@@ -48,6 +62,8 @@ export interface RoomsOptions {
   readonly occupancy: Occupancy;
   readonly announce: Announce;
   readonly admission: Pick<Admission, "admitJoin">;
+  /** For replays. */
+  readonly turns: Turns;
   /** Rooms that all sessions together may be in, each session's rooms counted. */
   readonly joinedRoomsMax: number;
   readonly metrics: Metrics;
@@ -55,28 +71,17 @@ export interface RoomsOptions {
   readonly now: () => number;
 }
 
-const REPLAY = { messagesMax: LIMITS.replayMessagesMax, textBytesMax: LIMITS.replayBytesMax };
+/** What a join that has waited for its turn takes of it at least. */
+const JOIN_BYTES_MIN = 4_000;
 
 export function createRooms(options: RoomsOptions): Rooms {
-  const { repository, feeds, occupancy, announce, admission, joinedRoomsMax, metrics, now } = options;
+  const { repository, feeds, occupancy, announce, admission, turns, joinedRoomsMax, metrics, now } = options;
   /** That all sessions are in. */
   let joinedRooms = 0;
   const underWay = createUnderWay();
   const tell = (presences: readonly Presence[], session: Session) => {
     for (const presence of presences) announce(presence, toMillis(now()), session.id);
   };
-
-  /** The bounds of the room, with what came after `since` where it can still be told. */
-  async function lookUp({
-    room,
-    since,
-    epoch,
-  }: JoinRoom): Promise<{ head: RoomHead; replay: RoomPage | Replay }> {
-    if (since === undefined) return { head: await repository.head(room), replay: { kind: "none" } };
-    const page = await repository.readAfter(room, since, REPLAY);
-    const reason = lostReason(page.head, since, epoch);
-    return { head: page.head, replay: reason === undefined ? page : { kind: "lost", reason } };
-  }
 
   function exit(session: Session, room: RoomName): void {
     session.rooms.delete(room);
@@ -97,31 +102,54 @@ export function createRooms(options: RoomsOptions): Rooms {
     );
   }
 
-  async function join(session: Session, command: JoinRoom, enter: (joined: Joined) => void): Promise<void> {
-    const { room } = command;
+  async function join(session: Session, command: JoinRoom, joining: Joining): Promise<void> {
     const userId = speakerOf(session.viewer, command.userId);
-    if (!session.rooms.has(room)) admitRoom(session);
+    if (!session.rooms.has(command.room)) admitRoom(session);
     admission.admitJoin(session.allowance);
+    if (command.since === undefined) {
+      await enter(session, command, userId, joining, false);
+      return;
+    }
+    // A replay is long: it goes to a connection that takes it, and when it is its turn.
+    const isCut = !(await joining.takesMore());
+    const hasWaited = turns.isBusy();
+    if (hasWaited) await turns.next();
+    try {
+      if (!session.ended) await enter(session, command, userId, joining, isCut);
+    } finally {
+      turns.spend(hasWaited ? JOIN_BYTES_MIN : 0);
+    }
+  }
+
+  async function enter(
+    session: Session,
+    command: JoinRoom,
+    userId: UserId | undefined,
+    joining: Joining,
+    isCut: boolean,
+  ): Promise<void> {
+    const { room, since } = command;
     const hold = feeds.hold(room);
     try {
-      const { head, replay } = await lookUp(command);
-      const feed = hold.start(head);
+      const found = await findOut(repository, command, hold, isCut);
+      const feed = hold.start(found.head, found.isAsked);
       // What the store has and the room was not told is delivered first, so that the others see it before this one's
       // live messages and this one only in its replay.
-      await feed.advanceTo(head.seq);
+      await feed.advanceTo(found.head.seq);
+      // A store over a network answers many at once.
+      if (since !== undefined && turns.isSpent()) await turns.next();
       if (session.ended) return;
       // From here to the end of `enter` there is no await: the first message after this is `delivered + 1`.
       const seq = feed.delivered();
-      const joined: Joined = {
-        room,
-        head: { ...head, seq },
-        replay: "messages" in replay && "more" in replay ? replayUpTo(replay, hold.collected, seq) : replay,
-      };
+      const replay = replayOf(command, found, feed, seq, isCut);
       feeds.setOccupied(room, true);
       if (!session.rooms.has(room)) joinedRooms += 1;
       session.rooms.add(room);
       const presences = occupancy.enter(room, session.id, userId);
-      enter(joined);
+      joining.enter({ room, head: { ...found.head, seq }, replay });
+      // At once: the next one that was read together with it looks whether there is still time, before anything here returns.
+      if (replay.kind === "recovered")
+        turns.spend(replay.messages.reduce((bytes, message) => bytes + message.bytes, 0));
       tell(presences, session);
     } finally {
       hold.release();
@@ -151,34 +179,4 @@ export function createRooms(options: RoomsOptions): Rooms {
 
     settled: underWay.settled,
   };
-}
-
-/**
- * The page from the store, and behind it what was delivered while it was read, cut to the bounds of one replay.
- * @param live what was delivered since before the page was read, oldest first
- * @param seq the number that the replay must reach to be complete
- */
-function replayUpTo(page: RoomPage, live: readonly Message[], seq: Seq): Replay {
-  const lastRead = page.messages.at(-1)?.seq ?? page.head.seq;
-  const missed = [...page.messages];
-  let last = lastRead;
-  // Only what follows without a hole: a page from just before the feed began may lack what nobody was told live. The
-  // replay then ends early, and says so.
-  for (const message of page.more ? [] : live) {
-    if (message.seq !== last + 1) continue;
-    missed.push(message);
-    last = message.seq;
-  }
-  const messages: WireMessage[] = [];
-  let bytes = 0;
-  for (const message of missed) {
-    const wire = messageToWire(message);
-    bytes += Buffer.byteLength(JSON.stringify(wire));
-    // One message always fits: config.ts keeps the longest one below the outbound ceiling.
-    if (messages.length > 0 && (messages.length === REPLAY.messagesMax || bytes > LIMITS.replayBytesMax))
-      break;
-    messages.push(wire);
-  }
-  const reached = messages.length === 0 ? lastRead : (messages.at(-1) as WireMessage).seq;
-  return { kind: "recovered", messages, complete: reached === seq };
 }

@@ -309,6 +309,7 @@ export function createEngine(options: EngineOptions): ChatEngine {
       message,
       ping: sessions.heard,
       pong: sessions.heard,
+      drain: sessions.drained,
       close: closed,
       maxPayloadLength: frameBytesMax,
       // Never reached: see PublishMeter. Twice what a turn may publish, as one turn's may still be unflushed.

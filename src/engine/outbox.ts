@@ -37,9 +37,9 @@ export class Link<S extends Carried = Carried> implements Pick<BunWebSocket, Tou
   /** Undefined while the socket asks to take over a polling session. */
   session: S | undefined = undefined;
   hasProbed = false;
-  /** The turn of the event loop in which its last frame came, and how many came in it. */
-  turn = 0;
-  turnFrames = 0;
+  /** The tick in which its last frame came, and how many came in it. */
+  tick = 0;
+  tickFrames = 0;
 
   constructor(socket: BunWebSocket, outbox: Outbox) {
     this.socket = socket;

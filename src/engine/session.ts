@@ -9,13 +9,16 @@ import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import { createOutbox, Link, type Outbox } from "./outbox.ts";
 import type { PayloadCount } from "./polling-post.ts";
-import { currentTurn } from "../runtime/ticks.ts";
+import { currentTick } from "../runtime/ticks.ts";
 
 /** Engine.IO's packet types, as the first character of a frame. */
 const PING_CHAR = "2".charCodeAt(0);
 const PONG_CHAR = "3".charCodeAt(0);
 const MESSAGE_CHAR = "4".charCodeAt(0);
 const PONG = { type: "pong" } as const;
+
+/** A session of which no more than this share of its ceiling is unread takes a long answer, and room is left for the rest. */
+const RELIEVED_SHARE = 1 / 4;
 
 /** Takes what a client says, one message at a time and in order. Never throws. */
 export interface Receiver {
@@ -37,6 +40,11 @@ export interface EngineSession {
   /** Writes a message: a frame of Engine.IO's type `message` (it begins with `4`). Nothing happens once it is closed. */
   sendText(frame: string): void;
   sendBinary(bytes: Uint8Array): void;
+  /**
+   * Whether so little is unread that a long answer may be written; where it is not so, as soon as it is. False when that takes
+   * longer than so many milliseconds, or the session ends.
+   */
+  takesMore(withinMs: number): boolean | Promise<boolean>;
   /** Closes it; a polling client fetches first what waits for it. */
   close(): void;
   /** Ends it at once for what no client should do; counted, and logged with the reason. */
@@ -44,15 +52,16 @@ export interface EngineSession {
 }
 
 /** What all sessions share. */
-interface House {
+interface Shared {
   readonly outbox: Outbox;
   endForAbuse(session: Session, reason: string): void;
+  takesMore(session: Session, withinMs: number): boolean | Promise<boolean>;
 }
 
 /** One Engine.IO session, from its handshake to its end. A class for its prototype, as Link. */
 export class Session implements EngineSession {
   readonly conn: EngineConnection;
-  readonly #house: House;
+  readonly #shared: Shared;
   link: Link<Session> | undefined = undefined;
   receiver: Receiver | undefined = undefined;
   /** A ping is in the write buffer, and the polling client has not seen it yet. */
@@ -68,9 +77,9 @@ export class Session implements EngineSession {
   /** Engine.IO's word for how it ended; undefined while it lives. */
   closeReason: string | undefined = undefined;
 
-  constructor(conn: EngineConnection, house: House) {
+  constructor(conn: EngineConnection, shared: Shared) {
     this.conn = conn;
-    this.#house = house;
+    this.#shared = shared;
   }
 
   get id() {
@@ -84,13 +93,17 @@ export class Session implements EngineSession {
   sendText(frame: string) {
     if (this.conn.readyState !== "open") return;
     if (this.link === undefined) this.conn.write(frame.slice(1));
-    else this.#house.outbox.send(this.link, frame);
+    else this.#shared.outbox.send(this.link, frame);
   }
 
   sendBinary(bytes: Uint8Array) {
     if (this.conn.readyState !== "open") return;
     if (this.link === undefined) this.conn.write(bytes as Buffer);
-    else this.#house.outbox.send(this.link, bytes as Uint8Array<ArrayBuffer>);
+    else this.#shared.outbox.send(this.link, bytes as Uint8Array<ArrayBuffer>);
+  }
+
+  takesMore(withinMs: number) {
+    return this.#shared.takesMore(this, withinMs);
   }
 
   close() {
@@ -98,7 +111,7 @@ export class Session implements EngineSession {
   }
 
   endForAbuse(reason: string) {
-    this.#house.endForAbuse(this, reason);
+    this.#shared.endForAbuse(this, reason);
   }
 
   get backlogBytes() {
@@ -182,13 +195,13 @@ export function createSessions({ outboundBytesMax, accept, onEnd, log, metrics }
 
   // A client that floods would keep everybody waiting for seconds. Counted without a closure or an object a frame.
   function admitsFrame(link: Link<Session>): boolean {
-    const turn = currentTurn();
-    if (link.turn !== turn) {
-      link.turn = turn;
-      link.turnFrames = 0;
+    const tick = currentTick();
+    if (link.tick !== tick) {
+      link.tick = tick;
+      link.tickFrames = 0;
     }
-    link.turnFrames += 1;
-    if (link.turnFrames <= LIMITS.packetsPerTurnMax) return true;
+    link.tickFrames += 1;
+    if (link.tickFrames <= LIMITS.packetsPerTurnMax) return true;
     if (link.session !== undefined) {
       endForAbuse(link.session, "too_many_frames");
     } else if (link.socket.readyState === WebSocket.OPEN) {
@@ -240,6 +253,7 @@ export function createSessions({ outboundBytesMax, accept, onEnd, log, metrics }
     for (const [event, listener] of POLLING_LISTENERS) this.off(event as "data", listener as () => void);
     session.queuedBytes = 0;
     session.receiver?.onUpgrade();
+    wake(session);
   }
 
   function onPacketCreate(this: EngineConnection, { type, data }: CreatedPacket) {
@@ -259,6 +273,7 @@ export function createSessions({ outboundBytesMax, accept, onEnd, log, metrics }
       session.isPongAwaited = true;
     }
     session.queuedBytes = 0;
+    wake(session);
   }
 
   function onClose(this: EngineConnection, reason: string) {
@@ -269,9 +284,40 @@ export function createSessions({ outboundBytesMax, accept, onEnd, log, metrics }
     if (session.link === undefined) polling -= 1;
     session.closeReason = reason;
     session.receiver?.onClose(reason);
+    wake(session);
   }
 
-  const house: House = { outbox, endForAbuse };
+  /** Resolves those who wait until a session takes more. */
+  const waiting = new Map<Session, Set<(takesMore: boolean) => void>>();
+  const isRelieved = (session: Session) => session.backlogBytes <= outboundBytesMax * RELIEVED_SHARE;
+
+  function takesMore(session: Session, withinMs: number): boolean | Promise<boolean> {
+    if (session.isDoomed || session.conn.readyState !== "open") return false;
+    if (isRelieved(session)) return true;
+    return new Promise((resolve) => {
+      const own = waiting.get(session) ?? new Set();
+      waiting.set(session, own);
+      const timer = setTimeout(() => settle(false), withinMs);
+      const settle = (takes: boolean) => {
+        clearTimeout(timer);
+        own.delete(settle);
+        if (own.size === 0) waiting.delete(session);
+        resolve(takes);
+      };
+      own.add(settle);
+    });
+  }
+
+  /** The client has taken something, or the session has ended. */
+  function wake(session: Session) {
+    const own = waiting.get(session);
+    if (own === undefined) return;
+    const isOpen = session.conn.readyState === "open";
+    if (isOpen && !isRelieved(session)) return;
+    for (const settle of [...own]) settle(isOpen);
+  }
+
+  const shared: Shared = { outbox, endForAbuse, takesMore };
 
   /** What is heard of a session only while it polls. */
   const POLLING_LISTENERS = [
@@ -292,7 +338,7 @@ export function createSessions({ outboundBytesMax, accept, onEnd, log, metrics }
 
     /** Takes a new session in, with the WebSocket it began with. */
     adopt(conn: EngineConnection) {
-      const session = new Session(conn, house);
+      const session = new Session(conn, shared);
       alive.set(conn.id, session);
       polling += 1;
       takeSocket(session);
@@ -335,6 +381,12 @@ export function createSessions({ outboundBytesMax, accept, onEnd, log, metrics }
     heard(socket: BunWebSocket) {
       const link = linkOf(socket.data.transport);
       if (link !== undefined) admitsFrame(link);
+    },
+
+    /** A WebSocket has taken something of what it was behind with. */
+    drained(socket: BunWebSocket) {
+      const session = linkOf(socket.data.transport)?.session;
+      if (session !== undefined) wake(session);
     },
 
     /** A WebSocket has closed: ends the session that it carries. */

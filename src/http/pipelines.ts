@@ -4,7 +4,7 @@ import { ChatError, REFUSALS, retryAfterSeconds } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import { errorToWire } from "../protocol/events.ts";
-import { currentTurn } from "../runtime/ticks.ts";
+import { currentTick } from "../runtime/ticks.ts";
 
 /** Where the connection of a request comes from; what Bun's server knows. */
 interface Origins {
@@ -39,7 +39,7 @@ export function createPipelines({ metrics }: { readonly metrics: Metrics }): Pip
 
   return {
     refusal(request, server) {
-      const now = currentTurn();
+      const now = currentTick();
       if (now !== turn) {
         turn = now;
         requests = 0;

@@ -26,6 +26,7 @@ import {
   TimestampSchema,
   textBytesWithin,
   UserIdSchema,
+  type EncodedEntry,
   type WireError,
   type WireMessage,
 } from "./wire.ts";
@@ -152,13 +153,21 @@ export function encodeSent(message: Message, duplicate: boolean): string {
   return `{"ok":true,"id":${JSON.stringify(id)},"room":${JSON.stringify(room)},"seq":${seq},"timestamp":"${formatTimestamp(timestamp)}","received_at":"${formatTimestamp(receivedAt)}","duplicate":${duplicate}}`;
 }
 
-/** What a join found of the past: nothing was asked for, all of it (or its beginning), or why it cannot be told. */
-export type Replay =
+/**
+ * What a join found of the past: nothing was asked for, all of it (or its beginning), or why it cannot be told.
+ * @typeParam M how its messages are there
+ */
+export type Replay<M> =
   | { readonly kind: "none" }
-  | { readonly kind: "recovered"; readonly messages: readonly WireMessage[]; readonly complete: boolean }
+  | {
+      readonly kind: "recovered";
+      readonly messages: readonly M[];
+      /** The number up to which this tells all. */
+      readonly through: Seq;
+    }
   | { readonly kind: "lost"; readonly reason: LostReason };
 
-export const joinedToWire = (room: RoomName, head: RoomHead, replay: Replay) => ({
+export const joinedToWire = (room: RoomName, head: RoomHead, replay: Replay<WireMessage>) => ({
   ok: true as const,
   room,
   epoch: head.epoch,
@@ -166,11 +175,21 @@ export const joinedToWire = (room: RoomName, head: RoomHead, replay: Replay) => 
   first_seq: head.firstSeq,
   ...(replay.kind === "recovered" && {
     recovered: true,
+    through: replay.through,
+    complete: replay.through === head.seq,
+    // Last: see `encodeJoined`.
     messages: replay.messages,
-    complete: replay.complete,
   }),
   ...(replay.kind === "lost" && { recovered: false, reason: replay.reason }),
 });
+
+/** The same as JSON text, of messages that are JSON texts already. */
+export function encodeJoined(room: RoomName, head: RoomHead, replay: Replay<EncodedEntry>): string {
+  if (replay.kind !== "recovered") return JSON.stringify(joinedToWire(room, head, replay));
+  const { through, messages } = replay;
+  const around = JSON.stringify(joinedToWire(room, head, { kind: "recovered", through, messages: [] }));
+  return `${around.slice(0, -"]}".length)}${messages.map(({ json }) => json).join(",")}]}`;
+}
 
 export const leftToWire = (room: RoomName) => ({ ok: true as const, room });
 

@@ -1,7 +1,15 @@
 /** The parts that events and routes share: field schemas, faults in words, and how a message looks on the wire. */
 
 import * as v from "valibot";
-import { NAME_RULE, parseClientId, parseEpoch, parseRoomName, parseSeq, parseUserId } from "../domain/ids.ts";
+import {
+  NAME_RULE,
+  parseClientId,
+  parseEpoch,
+  parseRoomName,
+  parseSeq,
+  parseUserId,
+  type Seq,
+} from "../domain/ids.ts";
 import { type Message, type PastMessage, textFault } from "../domain/message.ts";
 import { formatTimestamp, parseTimestamp } from "../domain/time.ts";
 import { ChatError, type Issue, type RefusalCode } from "../errors.ts";
@@ -99,6 +107,21 @@ export const messageToWire = (message: Message | PastMessage): WireMessage => ({
 /** A message as JSON text, the same as of `messageToWire`: put together by hand, as there is one for each message. */
 export function encodeMessage({ id, room, seq, userId, text, timestamp, receivedAt }: PastMessage): string {
   return `{"id":${JSON.stringify(id)},"room":${JSON.stringify(room)},"seq":${seq},"user_id":${JSON.stringify(userId)},"message":${JSON.stringify(text)},"timestamp":"${formatTimestamp(timestamp)}","received_at":"${formatTimestamp(receivedAt)}"}`;
+}
+
+/** An entry that has its number in a room, encoded once for all who are told. */
+export interface EncodedEntry {
+  readonly seq: Seq;
+  /** As in `encodeMessage`. */
+  readonly json: string;
+  /** Of the JSON text as UTF-8. */
+  readonly bytes: number;
+}
+
+export function encodeEntry(message: Message): EncodedEntry {
+  const json = encodeMessage(message);
+  // Which makes one flat string of the pieces, too: it may be kept for long.
+  return { seq: message.seq, json, bytes: Buffer.byteLength(json) };
 }
 
 /** A refusal as clients see it. */

@@ -31,15 +31,24 @@ async function occupied({ shared = false } = {}) {
   const told: number[] = [];
   const deafRooms = new Set<string>();
   const dismissed: string[] = [];
+  /** How much had been told whenever members were given time to take it. */
+  const reliefs: number[] = [];
+  const clock = { ms: 0 };
+  const gate: { relief: Promise<void> | undefined } = { relief: undefined };
   const watchers: { count: number; resolve: () => void }[] = [];
   const feeds = createFeeds({
     repository,
-    deliver(name, messages) {
+    deliver(name, entries) {
       if (deafRooms.has(name)) throw new Error("the sockets are on fire");
-      told.push(...messages.map((message) => Number(message.seq)));
+      told.push(...entries.map((entry) => Number(entry.seq)));
       for (const watcher of watchers) if (told.length >= watcher.count) watcher.resolve();
     },
     dismiss: (name) => dismissed.push(name),
+    async relief() {
+      reliefs.push(told.length);
+      await gate.relief;
+    },
+    monotonicNow: () => clock.ms,
     log,
     metrics: createMetrics(),
   });
@@ -58,6 +67,8 @@ async function occupied({ shared = false } = {}) {
     told,
     deafRooms,
     dismissed,
+    reliefs,
+    gate,
     logged,
     toldOf(count: number) {
       const { promise, resolve } = Promise.withResolvers<void>();
@@ -135,26 +146,41 @@ describe("accept", () => {
     expect(told).toEqual([1, 2, 3]);
   });
 
-  test("goes on behind numbers that retention took, and behind those that will never come", async () => {
+  test("tells nothing over a hole that retention left: members go, and what comes later is told again", async () => {
     await using lobby = await occupied();
-    const { repository, feeds, told, toldOf, logged } = lobby;
+    const { repository, feeds, told, dismissed, logged } = lobby;
     const delete_ = (beforeSeq: number) => {
       const operator = new Database(folder.path);
       operator.prepare("DELETE FROM messages WHERE seq < ?1").run(beforeSeq);
       operator.close();
     };
-    await append(repository, 5);
-    delete_(4);
-    feeds.accept(await append(repository, 1));
-    await toldOf(3);
-    expect(told).toEqual([4, 5, 6]);
-    const lost = await append(repository, 3);
-    delete_(10);
+    feeds.accept(await append(repository, 2));
+    await append(repository, 3); // lost by the bus
+    delete_(5);
     const gone = logged("room_gap_gone");
-    feeds.accept(lost.slice(2));
-    await gone;
     feeds.accept(await append(repository, 1));
-    expect(told).toEqual([4, 5, 6, 10]);
+    await gone;
+    // 5 and 6 are there: told now, they would follow on 2.
+    expect(told).toEqual([1, 2]);
+    expect(dismissed).toEqual(["lobby"]);
+    const hold = feeds.hold(LOBBY);
+    expect([2, 4].map((since) => hold.remembers(seq(since)))).toEqual([false, false]);
+    const head = await repository.head(LOBBY);
+    expect(head).toMatchObject({ firstSeq: 5, seq: 6 });
+    expect(hold.start(head).delivered()).toBe(seq(6));
+    expect(hold.known()).toMatchObject({ firstSeq: 5, seq: 6 });
+    hold.release();
+    feeds.accept(await append(repository, 1));
+    expect(told).toEqual([1, 2, 7]);
+
+    const lost = await append(repository, 3);
+    delete_(11);
+    const allGone = logged("room_gap_gone");
+    feeds.accept(lost.slice(2));
+    await allGone;
+    expect(dismissed).toEqual(["lobby", "lobby"]);
+    feeds.accept(await append(repository, 1));
+    expect(told).toEqual([1, 2, 7, 11]);
   });
 
   test("ignores rooms that nobody here is in", async () => {
@@ -333,7 +359,7 @@ describe("another epoch of the store", () => {
     feeds.accept([{ ...rest, room: aside, seq: third }]);
     const feed = hold.start({ epoch: epoch("two"), seq: seq(2), firstSeq: seq(1) });
     expect(feed.delivered()).toBe(seq(2));
-    expect(hold.collected).toEqual([]);
+    expect(hold.remembers(seq(1))).toBe(false);
     hold.release();
   });
 
@@ -366,6 +392,100 @@ describe("another epoch of the store", () => {
     expect(told).toEqual([]);
     for (const hold of [late, early]) hold.release();
   });
+
+  test("is not overturned by a join that asked before another one found it", async () => {
+    await using lobby = await occupied();
+    const { repository, feeds, bus, told, dismissed } = lobby;
+    const [late, early] = [feeds.hold(LOBBY), feeds.hold(LOBBY)];
+    const former = await repository.head(LOBBY);
+    const [message] = await append(repository, 1);
+    early.start({ ...former, epoch: epoch("another") });
+    expect(dismissed).toEqual(["lobby"]);
+    expect(() => late.start(former)).toThrow(expect.objectContaining({ code: "storage_unavailable" }));
+    expect(dismissed).toEqual(["lobby"]);
+    bus({ epoch: epoch("another"), entries: [assured(message)] });
+    expect(told).toEqual([1]);
+    for (const hold of [late, early]) hold.release();
+  });
+
+  test("that two first joins of a room find one each is settled by the next beat", async () => {
+    await using lobby = await occupied();
+    const { repository, feeds, dismissed } = lobby;
+    const aside = room("aside");
+    const head = await repository.head(aside);
+    const [first, second] = [feeds.hold(aside), feeds.hold(aside)];
+    first.start({ ...head, epoch: epoch("another") });
+    feeds.setOccupied(aside, true);
+    expect(() => second.start(head)).toThrow(expect.objectContaining({ code: "storage_unavailable" }));
+    expect(dismissed).toEqual([]);
+    await feeds.beat();
+    expect(dismissed).toEqual(["aside"]);
+    for (const hold of [first, second]) hold.release();
+  });
+
+  test("that is found while members take a part of a gap ends its delivery", async () => {
+    await using lobby = await occupied();
+    const { repository, feeds, told, dismissed, logged, gate } = lobby;
+    await append(repository, LIMITS.catchUpMessagesMax + 1);
+    const relief = Promise.withResolvers<void>();
+    gate.relief = relief.promise;
+    const taken = lobby.toldOf(LIMITS.catchUpMessagesMax);
+    feeds.accept(await append(repository, 1));
+    await taken;
+    const unread = logged("room_gap_unread");
+    const hold = feeds.hold(LOBBY);
+    hold.start({ ...(await repository.head(LOBBY)), epoch: epoch("another") });
+    relief.resolve();
+    await unread;
+    expect(told).toEqual(range(1, LIMITS.catchUpMessagesMax));
+    expect(dismissed).toEqual(["lobby"]);
+    hold.release();
+  });
+
+  test("is not compared with a feed that was made after the heads were asked for", async () => {
+    await using lobby = await occupied({ shared: true });
+    const { repository, feeds, dismissed } = lobby;
+    await append(repository, 1);
+    const asking = repository.hold("heads", "answered");
+    const beating = feeds.beat();
+    await asking.reached;
+    feeds.setOccupied(LOBBY, false);
+    const hold = feeds.hold(LOBBY);
+    hold.start({ ...(await repository.head(LOBBY)), epoch: epoch("another") });
+    feeds.setOccupied(LOBBY, true);
+    hold.release();
+    asking.release();
+    await beating;
+    expect(dismissed).toEqual([]);
+  });
+});
+
+describe("a long gap", () => {
+  test("is told in parts, and members have time to take each before the next is told", async () => {
+    await using lobby = await occupied();
+    const { repository, feeds, told, toldOf, reliefs } = lobby;
+    const count = 2 * LIMITS.catchUpMessagesMax;
+    await append(repository, count);
+    feeds.accept(await append(repository, 1));
+    await toldOf(count + 1);
+    expect(told).toEqual(range(1, count + 1));
+    expect(reliefs[0]).toBe(LIMITS.catchUpMessagesMax);
+  });
+
+  test("is read from the store where what waits behind it is too long to be kept", async () => {
+    await using lobby = await occupied();
+    const { repository, feeds, told, toldOf } = lobby;
+    await append(repository, 1); // lost by the bus
+    const reading = repository.hold("readAfter", "answered");
+    const text = "x".repeat(LIMITS.feedPendingBytesMax / 4);
+    feeds.accept(await append(repository, 1));
+    await reading.reached;
+    for (const _ of range(1, 6))
+      feeds.accept((await repository.append(drafts("lobby", 1, { text }))).map(stored));
+    reading.release();
+    await toldOf(8);
+    expect(told).toEqual(range(1, 8));
+  });
 });
 
 describe("hold", () => {
@@ -374,9 +494,9 @@ describe("hold", () => {
     const { repository, feeds } = lobby;
     const hold = feeds.hold(LOBBY);
     feeds.accept(await append(repository, 6));
-    expect(hold.collected).toHaveLength(6);
+    expect(hold.remembers(seq(0))).toBe(true);
     hold.start({ ...(await repository.head(LOBBY)), epoch: epoch("another"), seq: seq(5) });
-    expect(hold.collected).toEqual([]);
+    expect([0, 4].map((since) => hold.remembers(seq(since)))).toEqual([false, false]);
     hold.release();
   });
 
@@ -404,7 +524,7 @@ describe("hold", () => {
     },
   );
 
-  test("collects what is told meanwhile, and a feed without members ends with its last hold", async () => {
+  test("remembers what is told meanwhile, and a feed without members ends with its last hold", async () => {
     await using lobby = await occupied();
     const { repository } = lobby;
     const { feeds } = lobby;
@@ -412,7 +532,7 @@ describe("hold", () => {
     feeds.accept(await append(repository, 2));
     feeds.setOccupied(LOBBY, false);
     feeds.accept(await append(repository, 1));
-    expect(hold.collected.map((message) => Number(message.seq))).toEqual([1, 2, 3]);
+    expect(hold.remembers(seq(0))).toBe(true);
     expect(lobby.told).toEqual([1, 2]);
     hold.release();
     await append(repository, 4);

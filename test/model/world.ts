@@ -156,6 +156,8 @@ export async function createWorld(env: Readonly<Record<string, string>>): Promis
 
   async function send(member: Member, room: string, as: Naming): Promise<void> {
     const sent = draft(member, room, as);
+    // A connection that has left a room is not waited for: it is refused at once.
+    if (!member.joined.has(room)) await member.link.call("leave_room", room);
     const answer = await member.link.call("send_message", sent.draft);
     if (!member.joined.has(room)) {
       expect(answer).toMatchObject({ ok: false, error: { code: "not_in_room" } });

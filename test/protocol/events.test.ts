@@ -4,6 +4,7 @@ import type { Epoch, RoomName, Seq } from "../../src/domain/ids.ts";
 import { ChatError } from "../../src/errors.ts";
 import { LIMITS } from "../../src/limits.ts";
 import {
+  encodeJoined,
   encodeSent,
   errorToWire,
   joinedToWire,
@@ -12,6 +13,7 @@ import {
   parseSendMessage,
   sentToWire,
 } from "../../src/protocol/events.ts";
+import { encodeEntry, messageToWire } from "../../src/protocol/wire.ts";
 import { anyMessage } from "../fixture/any-message.ts";
 
 const refusalOf = (act: () => unknown): ChatError => {
@@ -161,12 +163,31 @@ test("joinedToWire says what was recovered, or why not, or neither", () => {
     recovered: false,
     reason: "ahead",
   } as never);
-  expect(joinedToWire(room, head, { kind: "recovered", messages: [], complete: true })).toEqual({
-    ...base,
-    recovered: true,
-    messages: [],
-    complete: true,
-  } as never);
+  for (const through of [5, 7] as Seq[]) {
+    expect(joinedToWire(room, head, { kind: "recovered", messages: [], through })).toEqual({
+      ...base,
+      recovered: true,
+      messages: [],
+      through,
+      complete: through === 7,
+    } as never);
+  }
+});
+
+test("encodeJoined writes what joinedToWire says, of entries that are encoded already", () => {
+  const head = { epoch: "e1" as Epoch, seq: 7 as Seq, firstSeq: 1 as Seq };
+  const room = 'a "room"]}' as RoomName;
+  for (const replay of [{ kind: "none" }, { kind: "lost", reason: "truncated" }] as const)
+    expect(encodeJoined(room, head, replay)).toBe(JSON.stringify(joinedToWire(room, head, replay)));
+  fc.assert(
+    fc.property(fc.array(anyMessage, { maxLength: 5 }), (messages) => {
+      const through = 7 as Seq;
+      const kind = "recovered" as const;
+      const expected = joinedToWire(room, head, { kind, through, messages: messages.map(messageToWire) });
+      const encoded = encodeJoined(room, head, { kind, through, messages: messages.map(encodeEntry) });
+      expect(encoded).toBe(JSON.stringify(expected));
+    }),
+  );
 });
 
 test("errorToWire shows the code, the advice and the issues, never the cause", () => {

@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, expect, setDefaultTimeout, test } from "bun:test";
+import { afterEach, beforeEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { createLocalBus } from "../../src/bus/local.ts";
 import { createChat } from "../../src/chat/chat.ts";
 import type { RoomName } from "../../src/domain/ids.ts";
@@ -11,14 +11,22 @@ import { createSocketIo } from "../../src/engine/socket-io.ts";
 import { range, refused, seqsOf } from "../contract/conversation.ts";
 import { type Answer, bunClient, type Link } from "../contract/links.ts";
 import type { Transport } from "../contract/stock-client.ts";
-import { openSocket, startEngine } from "../fixture/engine.ts";
+import { io } from "socket.io-client";
+import type { EngineSession } from "../../src/engine/session.ts";
+import { drafts } from "../contract/drafting.ts";
+import { openRawSocket, openSocket, startEngine } from "../fixture/engine.ts";
 import { gated } from "../fixture/gated.ts";
 import { openSqlite, scratch, silentLog } from "../fixture/sqlite.ts";
 
 setDefaultTimeout(20_000);
 
+const IN_FLIGHT_MAX = 2_000;
+
 let gateway: Awaited<ReturnType<typeof opened>>;
+/** What the gateway takes for milliseconds since its start beyond those that have passed. */
+let laterMs = 0;
 beforeEach(async () => {
+  laterMs = 0;
   gateway = await opened();
 });
 afterEach(() => gateway.dispose());
@@ -27,7 +35,13 @@ afterEach(() => gateway.dispose());
 async function opened(rate: Rate | null = null) {
   const folder = await scratch();
   const repository = gated(await openSqlite(folder.path));
-  const host = startEngine({ accept: (session) => socketIo.accept(session) });
+  const sessions = new Set<EngineSession>();
+  const host = startEngine({
+    accept(session) {
+      sessions.add(session);
+      return socketIo.accept(session);
+    },
+  });
   const { metrics, url } = host;
   const fanout = createFanout<ChatPeer>({ server: () => host.server, mayPublish: host.engine.mayPublish });
   const chat = createChat({
@@ -35,14 +49,22 @@ async function opened(rate: Rate | null = null) {
     bus: createLocalBus({ log: silentLog }),
     ...createBroadcast(fanout),
     rate,
-    inFlightMax: 4_096,
+    inFlightMax: IN_FLIGHT_MAX,
     now: Date.now,
     monotonicNow: () => performance.now(),
     newMessageId: (now) => Bun.randomUUIDv7("hex", now),
     log: silentLog,
     metrics,
   });
-  const gateway = createGateway({ chat, fanout, messageBytesMax: 1_000, log: silentLog, metrics });
+  const gateway = createGateway({
+    chat,
+    fanout,
+    messageBytesMax: 1_000,
+    inFlightMax: IN_FLIGHT_MAX,
+    monotonicNow: () => performance.now() + laterMs,
+    log: silentLog,
+    metrics,
+  });
   let watching: (() => void)[] = [];
   const watched: Gateway = {
     ...gateway,
@@ -61,6 +83,8 @@ async function opened(rate: Rate | null = null) {
     /** Resolves once the server knows that the next connection has ended. */
     ended: () => new Promise<void>((resolve) => watching.push(resolve)),
     ...host,
+    /** All that there were. */
+    sessions: sessions as ReadonlySet<EngineSession>,
     gateway,
     fanout,
     repository,
@@ -305,4 +329,188 @@ test("createGateway answers `draining` to whom it lets go, and to nobody else", 
   expect(await say(link, "?")).toMatchObject({ ok: false, error: { code: "draining", retryable: true } });
   expect(await say(other, "!")).toMatchObject({ ok: true, seq: 1 });
   expect(await link.next("receive_message")).toMatchObject({ message: "!" });
+});
+
+describe("a send to a room that its connection has not joined", () => {
+  test.each(["websocket", "polling"] as const)(
+    "is kept for a stock client that emits offline and joins when it is connected, over %s",
+    async (transport) => {
+      const socket = io(gateway.url, { transports: [transport], forceNew: true, autoConnect: false });
+      const rooms = ["lobby", "hall"];
+      const heard: string[] = [];
+      socket.on("receive_message", ({ room, message }) => heard.push(`${room} ${message}`));
+      socket.on("connect", () => {
+        for (const room of rooms) socket.emit("join_room", { room, since: 0 });
+      });
+      const offline = rooms.flatMap((room) =>
+        range(1, 20).map((n) =>
+          socket.emitWithAck("send_message", { room, user_id: "ada", message: `${n}` }),
+        ),
+      );
+      socket.connect();
+      const answers = (await Promise.all(offline)) as Answer[];
+      expect(seqsOf(answers)).toEqual([...range(1, 20), ...range(1, 20)]);
+      for (const room of rooms) {
+        expect(heard.filter((said) => said.startsWith(room))).toEqual(
+          range(1, 20).map((n) => `${room} ${n}`),
+        );
+      }
+      socket.disconnect();
+    },
+  );
+
+  test("waits for its join with those behind it, in order, while sends to other rooms go on", async () => {
+    const { connect, repository } = gateway;
+    const link = await connect();
+    await link.call("join_room", "lobby");
+    const toHall = (message: string) => link.call("send_message", { room: "hall", user_id: "ada", message });
+    const early = [toHall("one"), toHall("two")];
+    expect(await say(link, "meanwhile")).toMatchObject({ ok: true, seq: 1 });
+    const asking = repository.hold("head", "answered");
+    const joining = link.call("join_room", "hall");
+    const late = [toHall("three"), toHall("four")];
+    await asking.reached;
+    await link.fence();
+    asking.release();
+    expect(await joining).toMatchObject({ ok: true, seq: 0 });
+    expect(seqsOf(await Promise.all([...early, ...late]))).toEqual([1, 2, 3, 4]);
+    const heard = await link.take("receive_message", 5);
+    expect(heard.map(({ message }) => message)).toEqual(["meanwhile", "one", "two", "three", "four"]);
+  });
+
+  test("waits on behind a join that failed, for one that does not", async () => {
+    const { connect, repository } = gateway;
+    const link = await connect();
+    repository.fail("head", new ChatError("storage_unavailable"));
+    const [one, failed, two] = [say(link, "one"), link.call("join_room", "lobby"), say(link, "two")];
+    expect(await failed).toEqual(refused("storage_unavailable", true));
+    expect(await link.call("join_room", "lobby")).toMatchObject({ ok: true });
+    expect(seqsOf(await Promise.all([one, two]))).toEqual([1, 2]);
+  });
+
+  test("is refused when its time is over and nobody joined", async () => {
+    const link = await gateway.connect();
+    const one = say(link, "one");
+    await link.fence();
+    expect(link.heard.map(({ name }) => name)).toEqual(["fence"]);
+    expect(await one).toEqual(refused("not_in_room"));
+    await link.call("join_room", "lobby");
+    expect(await say(link, "two")).toMatchObject({ seq: 1 });
+  });
+
+  test("is refused at once when its connection leaves a room, has left one, or is no longer young", async () => {
+    const link = await gateway.connect();
+    const before = [say(link, "one"), say(link, "two")];
+    link.tell("leave_room", "lobby");
+    await link.fence();
+    // The answers stand before the fence's: they did not wait for their time.
+    expect(link.heard.map(({ name }) => name)).toEqual(["send_message", "send_message", "error", "fence"]);
+    const after = say(link, "three");
+    await link.fence();
+    expect(link.heard.slice(4).map(({ name }) => name)).toEqual(["send_message", "fence"]);
+    const old = await gateway.connect();
+    laterMs = LIMITS.connectionYoungMs;
+    const late = say(old, "four");
+    await old.fence();
+    expect(old.heard.map(({ name }) => name)).toEqual(["send_message", "fence"]);
+    for (const answer of [...before, after, late]) expect(await answer).toEqual(refused("not_in_room"));
+    expect(gateway.repository.batches).toEqual([]);
+  });
+
+  test("beyond what may be unanswered is `overloaded`, and the rest is stored", async () => {
+    const link = await gateway.connect();
+    const held = range(1, IN_FLIGHT_MAX).map((n) => say(link, `${n}`));
+    expect(await say(link, "one too many")).toMatchObject({
+      error: { code: "overloaded", retryable: true, retry_after_ms: LIMITS.joinAwaitedMs },
+    });
+    await link.call("join_room", "lobby");
+    expect(seqsOf(await Promise.all(held))).toEqual(range(1, IN_FLIGHT_MAX));
+  });
+
+  test("is `draining` when its connection is let go", async () => {
+    const { gateway: face, connect, engine } = gateway;
+    const link = await connect();
+    const one = say(link, "one");
+    await link.fence();
+    const [connection] = engine.connections();
+    face.letGo(connection as object);
+    expect(await one).toMatchObject({ error: { code: "draining", retryable: true } });
+  });
+
+  test("ends when its client leaves the namespace, also where it comes back on the same connection", async () => {
+    const { url, repository } = gateway;
+    const bare = await bareSocket(url);
+    bare.socket.send('42["send_message",{"room":"lobby","user_id":"ada","message":"boo"}]');
+    bare.socket.send("41");
+    bare.socket.send("40");
+    expect(await bare.frame()).toStartWith("40{");
+    // What was sent first would be refused first.
+    expect(await bare.call(1, "send_message", { room: "hall", user_id: "ada", message: "?" })).toEqual(
+      refused("not_in_room"),
+    );
+    expect(await bare.call(2, "join_room", "lobby")).toMatchObject({ ok: true, seq: 0 });
+    expect(repository.batches).toEqual([]);
+    bare.socket.close();
+  });
+});
+
+describe("a backlog", () => {
+  const REPLAY_BYTES = 240_000;
+  /** Rooms, each of a replay that is nearly as long as a replay may be. */
+  async function longRooms(count: number) {
+    const names = range(1, count).map((n) => `room ${n}`);
+    for (const name of names)
+      await gateway.repository.append(drafts(name, 100, { text: "x".repeat(REPLAY_BYTES / 100 - 300) }));
+    return names;
+  }
+  const slowClients = () => gateway.metrics.snapshot().slow_clients_disconnected_total;
+
+  test("of replays is waited for: all rooms that a polling client joins at once are resumed", async () => {
+    const names = await longRooms(12);
+    const link = await gateway.connect("polling");
+    const answers = await Promise.all(names.map((room) => link.call("join_room", { room, since: 0 })));
+    for (const answer of answers) {
+      expect(answer).toMatchObject({ ok: true, recovered: true, complete: true, through: 100 });
+      expect(seqsOf(answer.messages as Answer[])).toEqual(range(1, 100));
+    }
+    expect(slowClients()).toBe(0);
+  });
+
+  test("of replays is waited for over a WebSocket whose client begins to read late", async () => {
+    const names = await longRooms(64);
+    const raw = await openRawSocket(gateway.port);
+    raw.send("40");
+    await raw.heardAtLeast(2);
+    raw.tcp.pause();
+    for (const [id, room] of names.entries())
+      raw.send(`42${id}${JSON.stringify(["join_room", { room, since: 0 }])}`);
+    const [{ socket }] = [...gateway.sessions] as [EngineSession];
+    // Until no more is written to it.
+    for (let [waiting, looks] = [0, 0]; looks < 30 && slowClients() === 0; await Bun.sleep(1)) {
+      const now = socket?.getBufferedAmount() ?? 0;
+      looks = now > 0 && now === waiting ? looks + 1 : 0;
+      waiting = now;
+    }
+    raw.tcp.resume();
+    await raw.heardAtLeast(2 + names.length);
+    for (const [id, text] of raw.texts.slice(2).entries()) {
+      expect(text).toStartWith(`43${id}[{"ok":true`);
+      expect(text).toContain('"through":100,"complete":true');
+    }
+    expect(slowClients()).toBe(0);
+    raw.tcp.destroy();
+  });
+
+  test("of a gap is waited for: members who read are told all of it, however long it is", async () => {
+    const [member, sender] = [await gateway.connect("polling"), await gateway.connect()];
+    for (const link of [member, sender]) await link.call("join_room", "lobby");
+    // The bus has lost these.
+    const count = 12;
+    for (const _ of range(1, count))
+      await gateway.repository.append(drafts("lobby", 100, { text: "x".repeat(REPLAY_BYTES / 100 - 300) }));
+    await say(sender, "the last one");
+    const heard = await member.take("receive_message", 100 * count + 1);
+    expect(seqsOf(heard)).toEqual(range(1, 100 * count + 1));
+    expect(slowClients()).toBe(0);
+  });
 });

@@ -1,12 +1,12 @@
 import { expect, test } from "bun:test";
-import { currentTurn } from "../../src/runtime/ticks.ts";
+import { currentTick } from "../../src/runtime/ticks.ts";
 
-test("currentTurn is the same all through a turn, and another one in the next", async () => {
-  const first = currentTurn();
+test("currentTick is the same all through a turn, and another one in the next", async () => {
+  const first = currentTick();
   await null;
-  expect(currentTurn()).toBe(first);
+  expect(currentTick()).toBe(first);
   await new Promise((resolve) => setImmediate(resolve));
-  const second = currentTurn();
+  const second = currentTick();
   expect(second).not.toBe(first);
-  expect(currentTurn()).toBe(second);
+  expect(currentTick()).toBe(second);
 });

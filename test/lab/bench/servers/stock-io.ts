@@ -57,7 +57,7 @@ export function createStockIo(): StockIo {
             const missed = {
               kind: "recovered",
               messages: messages.map(messageToWire),
-              complete: !more,
+              through: more ? (messages.at(-1)?.seq ?? since) : head.seq,
             } as const;
             socket.join(room);
             ack(joinedToWire(room, head, reason === undefined ? missed : { kind: "lost", reason }));

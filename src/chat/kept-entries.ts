@@ -1,0 +1,82 @@
+/**
+ * The newest entries that rooms were told, so that members who come back are answered without asking the store: for each
+ * room as much as one replay may have, for all together as much as their common ceiling allows.
+ */
+
+import type { Seq } from "../domain/ids.ts";
+import { LIMITS } from "../limits.ts";
+import type { EncodedEntry } from "../protocol/wire.ts";
+
+/** Each owner has one run of entries without a hole. */
+export interface KeptEntries {
+  /** Adds what follows directly on the owner's last entry. */
+  add(owner: object, entries: readonly EncodedEntry[]): void;
+  /** Keeps this run instead of the one that is kept, unless that one goes back as far. Both end with the same entry. */
+  extend(owner: object, entries: readonly EncodedEntry[]): void;
+  /** All that the owner was told after `since`; null where not all of it is here. */
+  after(owner: object, since: Seq): readonly EncodedEntry[] | null;
+  drop(owner: object): void;
+}
+
+interface Run {
+  readonly entries: EncodedEntry[];
+  bytes: number;
+}
+
+/** @param bytesMax of all runs together; the run that was added to least recently goes first */
+export function createKeptEntries({ bytesMax }: { readonly bytesMax: number }): KeptEntries {
+  /** A Map keeps the order of insertion: the first was added to least recently. */
+  const runs = new Map<object, Run>();
+  let keptBytes = 0;
+
+  function drop(owner: object) {
+    keptBytes -= runs.get(owner)?.bytes ?? 0;
+    runs.delete(owner);
+  }
+
+  function add(owner: object, added: readonly EncodedEntry[]) {
+    const run = runs.get(owner) ?? { entries: [], bytes: 0 };
+    const bytesBefore = run.bytes;
+    for (const entry of added) {
+      run.entries.push(entry);
+      run.bytes += entry.bytes;
+    }
+    trim(run);
+    keptBytes += run.bytes - bytesBefore;
+    runs.delete(owner);
+    runs.set(owner, run);
+    for (const oldest of runs.keys()) {
+      if (keptBytes <= bytesMax) break;
+      drop(oldest);
+    }
+  }
+
+  return {
+    add,
+    drop,
+    extend(owner, entries) {
+      const [first, kept] = [entries[0], runs.get(owner)?.entries[0]];
+      if (first === undefined || (kept !== undefined && kept.seq <= first.seq)) return;
+      drop(owner);
+      add(owner, entries);
+    },
+    after(owner, since) {
+      const entries = runs.get(owner)?.entries ?? [];
+      const [first, last] = [entries[0], entries.at(-1)];
+      if (first === undefined || last === undefined) return null;
+      if (since + 1 < first.seq || since > last.seq) return null;
+      return entries.slice(since + 1 - first.seq);
+    },
+  };
+}
+
+/** Cuts the oldest entries off that one replay would have no room for. */
+function trim(run: Run) {
+  const { entries } = run;
+  let cut = 0;
+  while (entries.length - cut > LIMITS.replayMessagesMax || run.bytes > LIMITS.replayBytesMax) {
+    run.bytes -= (entries[cut] as EncodedEntry).bytes;
+    cut += 1;
+  }
+  if (cut > 0) entries.splice(0, cut);
+}

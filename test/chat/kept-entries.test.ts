@@ -1,0 +1,76 @@
+import { describe, expect, test } from "bun:test";
+import { createKeptEntries } from "../../src/chat/kept-entries.ts";
+import { LIMITS } from "../../src/limits.ts";
+import type { EncodedEntry } from "../../src/protocol/wire.ts";
+import { range, seq } from "../contract/drafting.ts";
+
+const entries = (from: number, to: number, bytes = 10): EncodedEntry[] =>
+  range(from, to).map((n) => ({ seq: seq(n), json: `${n}`, bytes }));
+const seqsOf = (kept: readonly EncodedEntry[] | null) => kept?.map((entry) => Number(entry.seq)) ?? null;
+
+describe("after", () => {
+  test("gives all that follows, and nothing at all where it lacks some of it", () => {
+    const kept = createKeptEntries({ bytesMax: 1_000_000 });
+    const owner = {};
+    expect(kept.after(owner, seq(0))).toBeNull();
+    kept.add(owner, entries(5, 7));
+    kept.add(owner, entries(8, 8));
+    expect(seqsOf(kept.after(owner, seq(4)))).toEqual([5, 6, 7, 8]);
+    expect(seqsOf(kept.after(owner, seq(6)))).toEqual([7, 8]);
+    expect(seqsOf(kept.after(owner, seq(8)))).toEqual([]);
+    for (const since of [3, 9]) expect(kept.after(owner, seq(since))).toBeNull();
+    expect(kept.after({}, seq(6))).toBeNull();
+    kept.drop(owner);
+    expect(kept.after(owner, seq(6))).toBeNull();
+  });
+});
+
+describe("add", () => {
+  test("keeps of one owner as much as one replay may have", () => {
+    const kept = createKeptEntries({ bytesMax: 100 * LIMITS.replayBytesMax });
+    const [many, long] = [{}, {}];
+    kept.add(many, entries(1, LIMITS.replayMessagesMax));
+    kept.add(many, entries(LIMITS.replayMessagesMax + 1, LIMITS.replayMessagesMax + 2));
+    expect(kept.after(many, seq(1))).toBeNull();
+    expect(kept.after(many, seq(2))).toHaveLength(LIMITS.replayMessagesMax);
+    kept.add(long, entries(1, 3, LIMITS.replayBytesMax / 2));
+    expect(kept.after(long, seq(0))).toBeNull();
+    expect(seqsOf(kept.after(long, seq(1)))).toEqual([2, 3]);
+    kept.add(long, entries(4, 4, LIMITS.replayBytesMax + 1));
+    expect(kept.after(long, seq(3))).toBeNull();
+    kept.add(long, entries(5, 5));
+    expect(seqsOf(kept.after(long, seq(4)))).toEqual([5]);
+  });
+
+  test("keeps of all owners no more than their ceiling: the one that was told least recently goes first", () => {
+    const kept = createKeptEntries({ bytesMax: 100 });
+    const [one, two, three] = [{}, {}, {}];
+    const isKept = () => [one, two, three].map((owner) => kept.after(owner, seq(0)) !== null);
+    kept.add(one, entries(1, 4));
+    kept.add(two, entries(1, 4));
+    kept.add(one, entries(5, 5));
+    kept.add(three, entries(1, 2));
+    expect(isKept()).toEqual([true, false, true]);
+    kept.drop(one);
+    kept.add(two, entries(1, 8));
+    expect(isKept()).toEqual([false, true, true]);
+    kept.add(one, entries(1, 1));
+    expect(isKept()).toEqual([true, true, false]);
+  });
+});
+
+describe("extend", () => {
+  test("takes a run that goes back further, and no other", () => {
+    const kept = createKeptEntries({ bytesMax: 60 });
+    const [owner, other] = [{}, {}];
+    kept.extend(owner, []);
+    kept.extend(owner, entries(4, 5));
+    kept.extend(owner, entries(2, 5));
+    kept.extend(owner, entries(3, 5));
+    expect(seqsOf(kept.after(owner, seq(1)))).toEqual([2, 3, 4, 5]);
+    // What was replaced counts no longer.
+    kept.add(other, entries(1, 2));
+    expect([owner, other].map((each) => kept.after(each, seq(4)) !== null)).toEqual([true, false]);
+    expect(seqsOf(kept.after(other, seq(0)))).toEqual([1, 2]);
+  });
+});

@@ -1,0 +1,61 @@
+import { expect, test } from "bun:test";
+import { createMetrics } from "../../src/observe/metrics.ts";
+import { createHeldSends } from "../../src/realtime/held-sends.ts";
+import { room } from "../contract/drafting.ts";
+
+const [LOBBY, HALL] = [room("lobby"), room("hall")];
+
+function heldSends({ sendsMax = 10, bytesMax = 100_000, waitMs = 60_000 } = {}) {
+  const late: string[] = [];
+  const metrics = createMetrics();
+  const held = createHeldSends<string>({
+    waitMs,
+    sendsMax,
+    bytesMax,
+    monotonicNow: () => performance.now(),
+    onLate: (send) => late.push(send),
+    metrics,
+  });
+  return { held, late, metrics };
+}
+
+test("createHeldSends gives back one connection's sends to one room, or to all, oldest first and once", () => {
+  const { held } = heldSends();
+  const [ada, bob] = [{}, {}];
+  held.hold(ada, LOBBY, "one", 1);
+  held.hold(bob, LOBBY, "another's", 1);
+  held.hold(ada, HALL, "two", 1);
+  held.hold(ada, LOBBY, "three", 1);
+  expect(held.take(ada, LOBBY)).toEqual(["one", "three"]);
+  expect(held.take(ada, LOBBY)).toEqual([]);
+  held.hold(ada, LOBBY, "four", 1);
+  expect(held.take(ada)).toEqual(["two", "four"]);
+  expect(held.take(bob)).toEqual(["another's"]);
+});
+
+test("createHeldSends refuses more sends of one connection, and more bytes of all, until some are taken", () => {
+  const { held, metrics } = heldSends({ sendsMax: 2, bytesMax: 10_000 });
+  const [ada, bob] = [{}, {}];
+  const overloaded = expect.objectContaining({ code: "overloaded", details: { retryAfterMs: 60_000 } });
+  for (const send of ["one", "two"]) held.hold(ada, LOBBY, send, 1);
+  expect(() => held.hold(ada, HALL, "three", 1)).toThrow(overloaded);
+  expect(() => held.hold(bob, LOBBY, "long", 9_000)).toThrow(overloaded);
+  held.take(ada);
+  held.hold(bob, LOBBY, "long", 9_000);
+  expect(held.take(bob)).toEqual(["long"]);
+  expect(metrics.snapshot().sends_overloaded_total).toBe(2);
+});
+
+test("createHeldSends tells of those that waited too long, in the order in which they came", async () => {
+  const { held, late } = heldSends({ waitMs: 5 });
+  const [ada, bob] = [{}, {}];
+  held.hold(ada, LOBBY, "one", 1);
+  held.hold(bob, LOBBY, "taken", 1);
+  held.hold(ada, HALL, "two", 1);
+  held.take(bob);
+  while (late.length < 2) await Bun.sleep(1);
+  held.hold(ada, HALL, "three", 1);
+  while (late.length < 3) await Bun.sleep(1);
+  expect(late).toEqual(["one", "two", "three"]);
+  expect(held.take(ada)).toEqual([]);
+});
