@@ -252,7 +252,7 @@ export const MUTATIONS: readonly Mutation[] = [
     store: "sqlite",
     edits: [
       {
-        file: "src/repository/sqlite/epoch.ts",
+        file: "src/repository/sqlite/companion.ts",
         from: "    hasCompanion === 0 ? undefined : breach(",
         to: "    hasCompanion < 2 ? undefined : breach(",
       },
