@@ -100,7 +100,7 @@ describe("cli", () => {
       expect([done.err, done.code]).toEqual(["", 0]);
       expect(done.out).toMatch(/^0 messages were written to \S+\/backup \(\d+ bytes\)\n$/);
       expect((await cli(["restore", `${path}/backup`], env)).err).toBe(
-        `cannot go on: SQLite file ${path}/data/chat.db is locked by another process\n`,
+        `cannot go on: SQLite file ${path}/data/chat.db is locked by another process: stop the service before you put a backup back\n`,
       );
       expect(await program.end()).toBe(0);
       const back = await cli(["restore", `${path}/backup`], env);

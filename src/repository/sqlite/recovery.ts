@@ -105,7 +105,7 @@ function readFileAlone(path: string, descriptor: number): FileAlone {
   const { SQLITE_OPEN_READONLY, SQLITE_OPEN_URI } = constants;
   const database = new Database(uriOf(path), SQLITE_OPEN_READONLY | SQLITE_OPEN_URI);
   try {
-    number = Number(database.query("SELECT wal_restarts FROM store").values()[0]?.[0]);
+    number = numberIn(database);
   } catch {
     // Half of a copy, or no database of ours: the log, or the opening that follows, tells.
   } finally {
@@ -116,6 +116,9 @@ function readFileAlone(path: string, descriptor: number): FileAlone {
 
 const uriOf = (path: string) => `file:${encodeURI(path).replace(/[?#]/g, encodeURIComponent)}?immutable=1`;
 
+const numberIn = (database: Database) =>
+  database.query("SELECT wal_restarts FROM store").values()[0]?.[0] as number | undefined;
+
 /**
  * Every log of ours begins with a commit that has the file's first page and raises `wal_restarts`: the file alone has a
  * number of that log, the one before, or, once that page was copied, a later one.
@@ -123,8 +126,10 @@ const uriOf = (path: string) => `file:${encodeURI(path).replace(/[?#]/g, encodeU
  */
 function refuseForeignLog(database: Database, file: FileAlone, log: string, mark: LogMark | null): void {
   // Older stores raised the number at other times, too; and another program's file is refused later.
-  if (readPragma(database, "user_version") < 2 || file.number === undefined) return;
-  const number = Number(database.query("SELECT wal_restarts FROM store").values()[0]?.[0]);
+  if (readPragma(database, "user_version") < 2) return;
+  const number = numberIn(database);
+  // A store that was being made has no row yet.
+  if (file.number === undefined || number === undefined) return;
   if (
     file.hasLog &&
     isOf(file, file.number, number, readPragma(database, "schema_version"), marked(log, mark))

@@ -47,8 +47,7 @@ export function restore(
   const made = `${path}-making`;
   try {
     checkFolder(path);
-    // A service holds it as long as it runs.
-    const companion = openLocked(`${path}.lock`);
+    const companion = holdName(path);
     held.push(companion);
     remove(made);
     const store = openLocked(made);
@@ -71,6 +70,16 @@ export function restore(
   } finally {
     remove(made);
     for (const descriptor of held.toReversed()) closeSync(descriptor);
+  }
+}
+
+/** A service holds the store by its name as long as it runs. */
+function holdName(path: string): number {
+  try {
+    return openLocked(`${path}.lock`);
+  } catch (error) {
+    if (!(error instanceof OperatorFault)) throw error;
+    throw new OperatorFault(`${error.message}: stop the service before you put a backup back`);
   }
 }
 

@@ -82,8 +82,10 @@ export function createSqliteRepository({ log, hold, connections, epoch }: Sqlite
   }
 
   function failed(cause: unknown): ChatError {
-    if (status.up) log.error("store_failed", { kind: "sqlite", error: cause });
-    status = { up: false, reason: downReason(cause) };
+    const reason = downReason(cause);
+    if (status.up)
+      log.error("store_failed", { kind: "sqlite", error: cause instanceof OperatorFault ? reason : cause });
+    status = { up: false, reason };
     if (isCorrupt(cause) && copied) corrupt = true;
     // A fault that comes again and again, e.g. a corrupt page that is read often, is not worth an attempt each time.
     if (performance.now() - failedAt > 2 * LIMITS.storeRetryMaxMs) retryMs = LIMITS.storeRetryMinMs;

@@ -81,6 +81,22 @@ test("settleEpoch gives a backup that was put back a new epoch, and one that lac
   expect([epoch, restored.epoch]).not.toContain(again.epoch);
 });
 
+test("settleEpoch misses no message that was acked before a kill: the companion has it before the ack", async () => {
+  await using place = await scratch();
+  const backup = join(place.folder, "backup");
+  const { epoch } = await looked(place.path, 5);
+  {
+    await using store = await running(place.path, 6);
+    backUp(place.path, backup);
+    expect(await store.ask("append 7 1")).toEqual({ kinds: ["stored"] });
+  }
+  for (const suffix of ["-wal", "-shm"]) rmSync(place.path + suffix);
+  copyFileSync(backup, place.path);
+  const found = await looked(place.path);
+  expect(found).toMatchObject({ seq: 6, warned: [expect.stringContaining("lacks messages")] });
+  expect(found.epoch).not.toBe(epoch);
+});
+
 test("settleEpoch gives a store a new epoch that went on elsewhere in the same places", async () => {
   await using place = await scratch();
   const backup = join(place.folder, "backup");

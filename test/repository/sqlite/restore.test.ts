@@ -74,7 +74,7 @@ test("restore is refused while a service holds the store, which goes on", async 
   await using store = sqliteChild("commanded", path);
   await store.next();
   expect(failure(() => restore(path, backup, { newEpoch, now }))).toBe(
-    `SQLite file ${path} is locked by another process`,
+    `SQLite file ${path} is locked by another process: stop the service before you put a backup back`,
   );
   expect(await store.ask("append 11 1")).toEqual({ kinds: ["stored"] });
   expect(await store.ask("read")).toMatchObject({ seq: 11 });
