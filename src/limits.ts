@@ -17,11 +17,11 @@ export const LIMITS = {
   pageBytesMax: 256_000,
   /** Bytes of long pages that their clients have not taken yet, over all connections; beyond them `overloaded`. */
   pagesUnreadBytesMax: 64_000_000,
-  /** A page of more bytes is long: it is counted until it is taken, and it takes its share of a turn of the event loop. */
+  /** A page of more bytes is long: it is counted until it is taken, and it takes its share of a tick of the event loop. */
   longPageBytes: 64_000,
-  /** Bytes of long pages after which the event loop has a turn before another page is made: about a millisecond. */
+  /** Bytes of long pages after which the event loop has a tick for everything else before another page is made: about a millisecond. */
   pageTurnBytes: 200_000,
-  /** Requests for pages that wait for such a turn: about two seconds of long ones; beyond them `overloaded`. */
+  /** Requests for pages that wait for their turn then: about two seconds of long ones; beyond them `overloaded`. */
   pageTurnWaitersMax: 2_048,
   /** Characters of encoded pages that are kept for the next same request; a page that takes a sixteenth of it is not kept. */
   pageCacheChars: 4_000_000,
@@ -44,11 +44,12 @@ export const LIMITS = {
   batchMessagesMax: 1_024,
   batchBytesMax: 4_000_000,
   /**
-   * How long the messages of a batch are told to their rooms and answered before the event loop has a turn: in few turns where
-   * time is short, as each is a write to every member; in many behind a commit that took so long that there is time.
+   * How long the messages of a batch are told to their rooms and answered before the event loop has a tick for everything
+   * else: in few ticks where time is short, as each is a write to every member; in many behind a commit that took so long
+   * that there is time.
    */
-  answerTurnMs: 2,
-  answerTurnBehindSlowMs: 0.5,
+  answerTickMs: 2,
+  answerTickBehindSlowMs: 0.5,
   commitSlowMs: 15,
   /** Sends that wait for a commit, over all connections; beyond them the answer is `overloaded`. */
   commitQueueMessagesMax: 65_536,
@@ -144,12 +145,12 @@ export const LIMITS = {
   descriptorsAtStart: 32,
 
   /**
-   * Packets that one connection may bring in one turn of the event loop: those of one polling request, of which the stock
-   * client can put 5,000 into one, or the frames of a WebSocket, which is read on in one turn as long as there is more.
+   * Packets that one connection may bring in one tick of the event loop: those of one polling request, of which the stock
+   * client can put 5,000 into one, or the frames of a WebSocket, which is read on in one tick as long as there is more.
    */
-  packetsPerTurnMax: 10_000,
-  /** HTTP requests of one turn, beyond which a connection that sends one after the other is closed. */
-  requestsPerTurnMax: 1_000,
+  packetsPerTickMax: 10_000,
+  /** HTTP requests of one tick, beyond which a connection that sends one after the other is closed. */
+  requestsPerTickMax: 1_000,
   /** Pongs of one polling request; a client owes one per ping. */
   pongsPerPostMax: 2,
   /** How long a connection may take to join a namespace, as in Socket.IO; and a packet until all its attachments are there. */
@@ -161,7 +162,7 @@ export const LIMITS = {
   gatheredBytesMax: 16_384,
   /** Bytes published to topics after which every connection's backlog is looked at. */
   publishedUnsweptBytesMax: 256_000,
-  /** Bytes published to topics in one turn of the loop; beyond them the connections are written to one by one. */
+  /** Bytes published to topics in one tick of the loop; beyond them the connections are written to one by one. */
   publishedUnflushedBytesMax: 8_000_000,
   /** How soon after a publish the backlogs are looked at, however little was published. */
   backlogSweepMs: 100,

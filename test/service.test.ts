@@ -42,7 +42,7 @@ test.each(["/livez", "/socket.io/?EIO=4&transport=polling&sid=nobody"])(
   async (path) => {
     const { service, url, dispose } = await startTestService();
     undo.push(dispose);
-    const count = 20 * LIMITS.requestsPerTurnMax;
+    const count = 20 * LIMITS.requestsPerTickMax;
     let got = "";
     await new Promise<void>((resolve) => {
       const socket = connect(service.port, "127.0.0.1", () =>

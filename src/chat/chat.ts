@@ -27,7 +27,7 @@ export interface Chat {
   readonly admission: Admission;
   /**
    * A connection begins. `rooms.end` ends it.
-   * @param allowance what whoever it is has used already; without it, nothing
+   * @param allowance what its client has used already; without it, nothing
    */
   connect(id: string, viewer: Viewer, allowance?: Allowance): Session;
   /** How the store is. Never waits. */

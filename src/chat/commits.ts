@@ -59,7 +59,7 @@ const ANSWERED_TOGETHER = 64;
 /** How often the sockets are read for one batch. */
 const GATHER_READS_MAX = 4;
 
-const nextTurn = () => new Promise<void>((resume) => setImmediate(resume));
+const nextTick = () => new Promise<void>((resume) => setImmediate(resume));
 
 /** Rooms of the drafts whose outcome is unknown. */
 const unknownRooms = (batch: readonly Waiting[], results: readonly AppendResult[]): ReadonlySet<RoomName> =>
@@ -153,16 +153,16 @@ export function createCommits(options: CommitsOptions): Commits {
    * Lets every socket be read, and again as long as that brings more: what is sent at about the same time makes one batch.
    * Else those who were answered last find the next batch gone, and two halves take turns for ever, each with a
    * publish, an fsync and a write to every member of its own (docs/adr/0006). Over once as many are there as had been
-   * unanswered together before: everyone is back, and a lone message waits for one turn.
+   * unanswered together before: everyone is back, and a lone message waits for one tick.
    */
   async function gather(): Promise<void> {
     const isWhole = () => waiting.length >= Math.min(unanswered, LIMITS.batchMessagesMax);
     for (let reads = 0; reads < GATHER_READS_MAX; reads += 1) {
       const before = waiting.length;
-      // An immediate of the turn that reads the sockets may run before it does.
-      await nextTurn();
+      // An immediate of the tick that reads the sockets may run before it does.
+      await nextTick();
       if (isWhole()) return;
-      await nextTurn();
+      await nextTick();
       if (isWhole() || waiting.length === before) return;
     }
   }
@@ -171,8 +171,8 @@ export function createCommits(options: CommitsOptions): Commits {
     running = true;
     do {
       await gather();
-      // What reading them took and what writing them will take is too much for one turn.
-      if (waiting.length >= LIMITS.batchMessagesMax / 2) await nextTurn();
+      // What reading them took and what writing them will take is too much for one tick.
+      if (waiting.length >= LIMITS.batchMessagesMax / 2) await nextTick();
       if (waiting.length > 0) {
         committing = commitBatch(takeBatch());
         await committing;
@@ -186,7 +186,7 @@ export function createCommits(options: CommitsOptions): Commits {
     const began = monotonicNow();
     const results = await append(batch);
     const isSlow = monotonicNow() - began > LIMITS.commitSlowMs;
-    const turnMs = isSlow ? LIMITS.answerTurnBehindSlowMs : LIMITS.answerTurnMs;
+    const tickMs = isSlow ? LIMITS.answerTickBehindSlowMs : LIMITS.answerTickMs;
     metrics.count("commits_total");
     metrics.count("messages_stored_total", results.filter(({ kind }) => kind === "stored").length);
     unanswered = batch.length + waiting.length;
@@ -197,8 +197,8 @@ export function createCommits(options: CommitsOptions): Commits {
     }
     // In parts, as a large batch would keep the event loop for too long; most are one part, which costs each member one write.
     for (let from = 0; from < batch.length;) {
-      if (from > 0) await nextTurn();
-      const until = monotonicNow() + turnMs;
+      if (from > 0) await nextTick();
+      const until = monotonicNow() + tickMs;
       do {
         const to = from + ANSWERED_TOGETHER;
         finish(batch.slice(from, to), results.slice(from, to));

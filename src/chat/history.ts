@@ -18,12 +18,12 @@ import type {
 /** From where a room is read on. */
 export type RoomStart =
   | { readonly kind: "newest" }
-  /** Newest first, below a place of this life of the store. */
+  /** Newest first, below a place of this epoch of the store. */
   | { readonly kind: "before"; readonly seq: Seq; readonly epoch: Epoch }
   /** Oldest first, above a place; with its epoch where the reader knows it. */
   | { readonly kind: "after"; readonly seq: Seq; readonly epoch: Epoch | undefined };
 
-/** Where a room is read on after a page: never the newest end again, and always in the life of the store it was read in. */
+/** Where a room is read on after a page: never the newest end again, and always in the epoch that it was read in. */
 export interface RoomNext {
   readonly kind: "before" | "after";
   readonly seq: Seq;

@@ -312,7 +312,7 @@ export function createEngine(options: EngineOptions): ChatEngine {
       drain: sessions.drained,
       close: closed,
       maxPayloadLength: frameBytesMax,
-      // Never reached: see PublishMeter. Twice what a turn may publish, as one turn's may still be unflushed.
+      // Never reached: see PublishMeter. Twice what a tick may publish, as one tick's may still be unflushed.
       backpressureLimit: outboundBytesMax + 2 * LIMITS.publishedUnflushedBytesMax,
       closeOnBackpressureLimit: true,
       perMessageDeflate: false,

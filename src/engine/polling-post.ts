@@ -72,7 +72,7 @@ export function countPayload(bytes: Uint8Array): PayloadCount {
   for (let at = 0; ;) {
     count.packets++;
     if (bytes[at] === PONG) count.pongs++;
-    if (count.packets > LIMITS.packetsPerTurnMax || count.pongs > LIMITS.pongsPerPostMax) return count;
+    if (count.packets > LIMITS.packetsPerTickMax || count.pongs > LIMITS.pongsPerPostMax) return count;
     const end = bytes.indexOf(SEPARATOR, at);
     if (end === -1) return count;
     at = end + 1;

@@ -163,7 +163,7 @@ export function createSessions({ outboundBytesMax, accept, onEnd, log, metrics }
     transport.off();
   }
 
-  // At once, without waiting for its client to read. In a microtask: whoever writes to a room must not find members
+  // At once, without waiting for its client to read. In a microtask: a writer to a room must not find members
   // vanish in the middle of it.
   function end(session: Session) {
     session.isDoomed = true;
@@ -201,7 +201,7 @@ export function createSessions({ outboundBytesMax, accept, onEnd, log, metrics }
       link.tickFrames = 0;
     }
     link.tickFrames += 1;
-    if (link.tickFrames <= LIMITS.packetsPerTurnMax) return true;
+    if (link.tickFrames <= LIMITS.packetsPerTickMax) return true;
     if (link.session !== undefined) {
       endForAbuse(link.session, "too_many_frames");
     } else if (link.socket.readyState === WebSocket.OPEN) {
@@ -396,7 +396,7 @@ export function createSessions({ outboundBytesMax, accept, onEnd, log, metrics }
 
     /** Whether the engine may see a polling payload of so many packets; the session is ended where not. */
     admitsPayload(session: Session, { packets, pongs }: PayloadCount): boolean {
-      if (packets <= LIMITS.packetsPerTurnMax && pongs <= LIMITS.pongsPerPostMax) return true;
+      if (packets <= LIMITS.packetsPerTickMax && pongs <= LIMITS.pongsPerPostMax) return true;
       endForAbuse(session, "too_many_packets");
       return false;
     },

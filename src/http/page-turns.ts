@@ -1,6 +1,6 @@
 /**
- * Turns of the event loop for long pages: such a page takes a millisecond to read and encode, and the messages of all
- * members wait meanwhile. So after so many bytes of them the loop goes round before another page is made.
+ * Turns for long pages: such a page takes a millisecond of the event loop to read and encode, and the messages of all
+ * members wait meanwhile. So after so many bytes of them everything else is served before another page is made.
  */
 
 import { LIMITS } from "../limits.ts";

@@ -1,4 +1,4 @@
-/** HTTP requests sent on one connection without waiting for answers: bounded, as all of them are read in one turn. */
+/** HTTP requests sent on one connection without waiting for answers: bounded, as all of them are read in one tick. */
 
 import { ChatError, REFUSALS, retryAfterSeconds } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
@@ -13,14 +13,14 @@ interface Origins {
 
 export interface Pipelines {
   /**
-   * The refusal of a request that is too much for this turn, after which its connection is closed; undefined for all
-   * others. Many connections may ask in one turn: beyond the ceiling only one that asks twice in a row is refused.
+   * The refusal of a request that is too much for this tick, after which its connection is closed; undefined for all
+   * others. Many connections may ask in one tick: beyond the ceiling only one that asks twice in a row is refused.
    */
   refusal(request: Request, server: Origins): Response | undefined;
 }
 
 export function createPipelines({ metrics }: { readonly metrics: Metrics }): Pipelines {
-  let turn = 0;
+  let tick = 0;
   let requests = 0;
   /** Who asked last, beyond the ceiling. */
   let last = "";
@@ -40,13 +40,13 @@ export function createPipelines({ metrics }: { readonly metrics: Metrics }): Pip
   return {
     refusal(request, server) {
       const now = currentTick();
-      if (now !== turn) {
-        turn = now;
+      if (now !== tick) {
+        tick = now;
         requests = 0;
         last = "";
       }
       requests += 1;
-      if (requests <= LIMITS.requestsPerTurnMax) return undefined;
+      if (requests <= LIMITS.requestsPerTickMax) return undefined;
       const from = server.requestIP(request);
       const asking = from === null ? "" : `${from.address} ${from.port}`;
       if (asking !== last) {

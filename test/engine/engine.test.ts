@@ -439,7 +439,7 @@ describe("createEngine bounds what a client sends", () => {
 
   const packets = (count: number, packet: string) => Array.from({ length: count }, () => packet).join("\x1e");
   test.each([
-    ["packets", packets(LIMITS.packetsPerTurnMax + 1, "4")],
+    ["packets", packets(LIMITS.packetsPerTickMax + 1, "4")],
     ["pongs", packets(LIMITS.pongsPerPostMax + 1, "3")],
     ["empty packets", "\x1e".repeat(900_000)],
   ])("too many %s in one POST close the session before any is read", async (_, body) => {
@@ -495,13 +495,13 @@ describe("createEngine bounds what a client sends", () => {
     };
     for (let turn = 1; turn <= 3; turn++) {
       await new Promise(setImmediate);
-      take(LIMITS.packetsPerTurnMax);
-      expect(taken).toBe(turn * LIMITS.packetsPerTurnMax);
+      take(LIMITS.packetsPerTickMax);
+      expect(taken).toBe(turn * LIMITS.packetsPerTickMax);
     }
     expect(house.metrics.snapshot().engine_abuse_closed_total).toBe(0);
     await new Promise(setImmediate);
-    take(LIMITS.packetsPerTurnMax + 1);
-    expect(taken).toBe(4 * LIMITS.packetsPerTurnMax);
+    take(LIMITS.packetsPerTickMax + 1);
+    expect(taken).toBe(4 * LIMITS.packetsPerTickMax);
     await client.closed;
     expect(house.metrics.snapshot().engine_abuse_closed_total).toBe(1);
   });

@@ -69,7 +69,7 @@ describe("countPayload", () => {
 
   test("stops at the first packet over a ceiling", () => {
     expect(countPayload(bytes("3\x1e".repeat(100_000))).packets).toBe(LIMITS.pongsPerPostMax + 1);
-    expect(countPayload(bytes("4\x1e".repeat(100_000))).packets).toBe(LIMITS.packetsPerTurnMax + 1);
+    expect(countPayload(bytes("4\x1e".repeat(100_000))).packets).toBe(LIMITS.packetsPerTickMax + 1);
   });
 });
 

@@ -19,7 +19,7 @@ test("createPipelines refuses one connection's requests beyond the ceiling of a 
   const { ask, metrics } = house();
   for (let turn = 0; turn < 2; turn++) {
     await nextTurn();
-    for (let n = 0; n <= LIMITS.requestsPerTurnMax; n++) expect(ask(1)).toBeUndefined();
+    for (let n = 0; n <= LIMITS.requestsPerTickMax; n++) expect(ask(1)).toBeUndefined();
   }
   const refused = ask(1);
   expect(refused?.status).toBe(503);
@@ -32,7 +32,7 @@ test("createPipelines refuses one connection's requests beyond the ceiling of a 
 test("createPipelines lets any number of connections ask in one turn, and those that have none", async () => {
   const { ask, metrics } = house();
   await nextTurn();
-  for (let n = 0; n < 5 * LIMITS.requestsPerTurnMax; n++) expect(ask(n)).toBeUndefined();
+  for (let n = 0; n < 5 * LIMITS.requestsPerTickMax; n++) expect(ask(n)).toBeUndefined();
   for (let n = 0; n < 5; n++) expect(ask(null)).toBeUndefined();
   expect(metrics.snapshot().requests_overloaded_total).toBe(0);
 });

@@ -16,7 +16,7 @@ export interface Appended {
   readonly last: { readonly room: number; readonly seq: number; readonly id: string } | undefined;
 }
 
-/** Rows that are written in one turn of the event loop: less than a millisecond. */
+/** Rows that are written in one tick of the event loop: less than a millisecond. */
 const ROWS_PER_TURN = 256;
 
 export interface Appender {

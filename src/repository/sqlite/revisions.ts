@@ -29,7 +29,7 @@ export function createRevisions(): Revisions {
   /** What has no number of its own has not changed since this one. */
   let floor = 0;
   const changed = { room: new Map<string, number>(), user: new Map<string, number>() };
-  /** Others' writes are looked for once a turn of the event loop. */
+  /** Others' writes are looked for once a tick. */
   let hasLooked = false;
   /** A reader may have had a view of before when the writes of others were noticed: they count once more when it ends. */
   let isLate = false;
