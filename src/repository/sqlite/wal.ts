@@ -44,6 +44,9 @@ const FRAME_HEADER_BYTES = 24;
 /** How soon after the opening the worker is started, and the module that starts it is loaded. */
 const WORKER_START_MS = 100;
 
+/** How long the end of a worker that died is waited for. */
+const WORKER_END_MS = 1_000;
+
 /**
  * @param writer the connection that commits; it must have opened the log
  * @param path of the database file
@@ -91,10 +94,17 @@ export function openWal(writer: Database, path: string, descriptor: number): Wal
   }
   async function dismiss() {
     clearTimeout(soon);
-    // One that died leaves its connections when its thread has ended.
-    await worker?.ask("leave").catch(() => {});
-    await worker?.terminate();
+    const dismissed = worker;
     worker = undefined;
+    if (dismissed === undefined) return;
+    const hasLeft = await dismissed.ask("leave").then(
+      () => true,
+      () => false,
+    );
+    const ended = dismissed.terminate();
+    // One that died leaves its connections when its thread has ended. Else its end is not waited for: on Bun it never comes
+    // once the wall clock was set forward.
+    if (!hasLeft) await Promise.race([ended, Bun.sleep(WORKER_END_MS)]);
   }
   async function leave() {
     await dismiss();
@@ -151,7 +161,7 @@ function inodeOf(name: string): number | undefined {
 /** Recovers in a worker's thread, for a store that runs. No connection may be open. */
 export async function recoverAside(recovery: Recovery): Promise<void> {
   const worker = startWorker((id) => ({ id, step: "recover", recovery }));
-  await worker.begun.finally(worker.terminate);
+  await worker.begun.finally(() => void worker.terminate());
 }
 
 type Step = Exclude<CheckpointAsk["step"], "open" | "recover">;

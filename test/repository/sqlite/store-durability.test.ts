@@ -7,7 +7,7 @@ import { open, readdir } from "node:fs/promises";
 import { Worker } from "node:worker_threads";
 import type { RoomName, Seq } from "../../../src/domain/ids.ts";
 import { LIMITS } from "../../../src/limits.ts";
-import { diskFaults } from "../../fixture/disk.ts";
+import { compileLibrary, diskFaults } from "../../fixture/disk.ts";
 import { openSqlite, scratch, sends, sqliteChild } from "../../fixture/sqlite.ts";
 
 const room = "a" as RoomName;
@@ -247,3 +247,30 @@ test("a checkpoint worker that dies is replaced, and close does not wait for it"
   expect(Number((await reopened.head(room)).seq)).toBe(messages);
   await reopened.close();
 }, 30_000);
+
+test("close and a recovery do not wait for a worker's thread, which has no end once the clock was set forward", async () => {
+  await using place = await scratch();
+  const faultFile = `${place.folder}/fault`;
+  const shift = `${place.folder}/shift`;
+  const hours = Buffer.alloc(8);
+  await Bun.write(shift, hours);
+  const disk = await diskFaults(place.folder, { faultFile });
+  const clock = await compileLibrary("../lab/chaos/clock-faults.c", place.folder);
+  const env = { ...disk, LD_PRELOAD: `${disk.LD_PRELOAD}:${clock}`, CLOCK_SHIFT: shift };
+  await using store = sqliteChild("commanded", place.path, env);
+  await store.next();
+  // More than starts a checkpoint, and with it the worker.
+  await store.ask("flood 2500 100");
+  hours.writeBigInt64LE(7_200n);
+  // In place: the child has it mapped.
+  const file = await open(shift, "r+");
+  await file.write(hours, 0, 8, 0);
+  await file.close();
+  await Bun.write(faultFile, "sync");
+  expect(await store.ask("append 2501 1")).toEqual({ refused: "storage_unavailable" });
+  await Bun.file(faultFile).delete();
+  expect(await store.ask("up")).toEqual({ up: true });
+  expect(await store.ask("append 2501 2")).toMatchObject({ kinds: expect.arrayContaining(["stored"]) });
+  store.child.stdin.end();
+  expect(await store.next()).toEqual({ closed: true });
+}, 20_000);
