@@ -1,7 +1,8 @@
 /** The event loop's end of the write-ahead log: syncs it in the thread pool and has a worker keep it small. */
 
 import type { Database } from "bun:sqlite";
-import { closeSync, fdatasync, fstatSync, openSync, readlinkSync, statSync } from "node:fs";
+import { closeSync, fdatasync, fstatSync, openSync, readlinkSync, type Stats, statSync } from "node:fs";
+import { dirname } from "node:path";
 import type { CheckpointAnswer, CheckpointAsk } from "./checkpoint.ts";
 import { readSalts } from "./companion.ts";
 import { OperatorFault } from "./faults.ts";
@@ -62,18 +63,26 @@ export function openWal(writer: Database, path: string, descriptor: number): Wal
   const file = watchName(path, fstatSync(descriptor).ino);
   const index = watchName(`${path}-shm`);
   const isLogInPlace = watchOpen(log, `${path}-wal`);
-  function displaced(): string | undefined {
+  const isFolderUnchanged = watchFolder(dirname(path));
+  function lookAtNames(): string | undefined {
     if (!file()) return "was moved or replaced while it was open";
     if (!isLogInPlace()) return "has lost its log: -wal was removed or replaced while it was open";
     if (!index()) return "has lost the index of its log: -shm was removed or replaced while it was open";
     return undefined;
   }
+  let fault: string | undefined;
+  function displaced(): string | undefined {
+    // Before the look at the names, so that a change during it is seen the next time.
+    const isUnchanged = isFolderUnchanged();
+    if (!isUnchanged || fault !== undefined) fault = lookAtNames();
+    return fault;
+  }
 
   let worker: CheckpointWorker | undefined;
   function start(): CheckpointWorker {
     // It opens the log by its name.
-    const fault = displaced();
-    if (fault !== undefined) throw new OperatorFault(fault);
+    const lost = displaced();
+    if (lost !== undefined) throw new OperatorFault(lost);
     return startWorker((id) => ({ id, step: "open", path, descriptor }));
   }
   // Not while the program starts, of which it would take a third, nor when the log is long already: then acks would wait for it.
@@ -128,6 +137,26 @@ export function openWal(writer: Database, path: string, descriptor: number): Wal
   };
 }
 
+/** How long the names in a folder that seems unchanged are believed: its time may be as coarse as a tick of the kernel's clock. */
+const FOLDER_BELIEVED_MS = 1_000;
+
+/**
+ * Tells whether the folder is as it was when this was asked last, and that is not long ago: then every name in it leads where
+ * it did. It takes a fifth of what it takes to look at each of them, and is asked after each sync.
+ */
+function watchFolder(folder: string): () => boolean {
+  let seen: { readonly ino: number; readonly mtimeMs: number } | undefined;
+  let seenAt = Number.NEGATIVE_INFINITY;
+  return () => {
+    const now = performance.now();
+    const found = statOf(folder);
+    const isSame = found !== undefined && found.ino === seen?.ino && found.mtimeMs === seen.mtimeMs;
+    if (isSame && now - seenAt < FOLDER_BELIEVED_MS) return true;
+    [seen, seenAt] = [found, now];
+    return false;
+  };
+}
+
 /** Tells whether the name still leads to the file of this inode. */
 const watchName =
   (name: string, inode = inodeOf(name)) =>
@@ -150,13 +179,15 @@ function watchOpen(descriptor: number, name: string): () => boolean {
 }
 
 /** Undefined where the name leads nowhere, or cannot even be followed. */
-function inodeOf(name: string): number | undefined {
+function statOf(name: string): Stats | undefined {
   try {
-    return statSync(name, { throwIfNoEntry: false })?.ino;
+    return statSync(name, { throwIfNoEntry: false });
   } catch {
     return undefined;
   }
 }
+
+const inodeOf = (name: string) => statOf(name)?.ino;
 
 /** Recovers in a worker's thread, for a store that runs. No connection may be open. */
 export async function recoverAside(recovery: Recovery): Promise<void> {
