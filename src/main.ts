@@ -7,7 +7,7 @@ import { createLog } from "./observe/log.ts";
 import { freeDescriptors } from "./runtime/descriptors.ts";
 import { endNow } from "./runtime/exit.ts";
 import { isOnScreen, print } from "./runtime/output.ts";
-import { hasTerminal } from "./runtime/terminal.ts";
+import { hasTerminal, isTerminalGone } from "./runtime/terminal.ts";
 import { type Service, startService } from "./service.ts";
 
 /** sysexits.h: something in the configuration is wrong. */
@@ -72,8 +72,8 @@ const EXIT_BY_SIGNAL = { SIGTERM: 143, SIGINT: 130, SIGQUIT: 131, SIGHUP: 129 } 
 type EndSignal = keyof typeof EXIT_BY_SIGNAL;
 
 async function stop(signal: EndSignal): Promise<void> {
-  // SIGHUP says that the terminal is gone. A service without one keeps serving: people send it to have files read anew.
-  if (signal === "SIGHUP" && !isOnTerminal) return log.info("sighup_ignored");
+  // SIGHUP may say that the terminal is gone. Else the service goes on: people send it to have files read anew.
+  if (signal === "SIGHUP" && !(isOnTerminal && (await isTerminalGone()))) return log.info("sighup_ignored");
   if (service === undefined) return endNow(EXIT_BY_SIGNAL[signal]);
   if (stoppingSince !== undefined) {
     if (performance.now() - stoppingSince > SAME_WISH_MS) endNow(1);

@@ -68,6 +68,7 @@ describe("the program's end", () => {
   test.concurrent("is clean when its terminal goes away: exit 0, and the store is one file", async () => {
     const cwd = await folder();
     const { promise: listening, resolve: listens } = Promise.withResolvers<string>();
+    const { promise: ignored, resolve: ignores } = Promise.withResolvers<void>();
     let shown = "";
     const child = Bun.spawn([...FROM_SOURCE], {
       cwd,
@@ -78,6 +79,7 @@ describe("the program's end", () => {
           shown += bytes.toString();
           const url = /listening url=(\S+)/.exec(shown)?.[1];
           if (url !== undefined) listens(url);
+          if (shown.includes("sighup_ignored")) ignores();
         },
       },
     });
@@ -86,6 +88,10 @@ describe("the program's end", () => {
     await ana.join({ room: "lobby", user_id: "ana" });
     await ana.send({ room: "lobby", user_id: "ana", message: "bye" });
     const [parting] = partings([ana]);
+    // While the terminal is there SIGHUP ends nothing.
+    child.kill("SIGHUP");
+    await ignored;
+    expect((await fetch(`${await listening}/readyz`)).status).toBe(200);
     child.terminal?.close();
     expect([await child.exited, child.signalCode]).toEqual([0, null]);
     expect((await parting)?.reason).toBe("transport close");
