@@ -92,7 +92,8 @@ async function restore(config: Config, file: string): Promise<string> {
 const newEpoch = () => Bun.randomUUIDv7() as string as Epoch;
 
 async function migrate({ store }: Config, dryRun: boolean): Promise<string> {
-  if (store.kind === "sqlite") return "nothing to migrate: the SQLite store has no older messages\n";
+  if (store.kind === "sqlite")
+    throw new Refusal("cannot migrate: MONGODB_URI is not set, and a SQLite store has nothing to migrate");
   const { migrateMongo } = await import("./repository/mongo/migrate.ts");
   const { IndexesClash } = await import("./repository/mongo/indexes.ts");
   const report = await migrateMongo({ ...store, dryRun, newEpoch }).catch((error: unknown) => {

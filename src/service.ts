@@ -37,13 +37,22 @@ const SOCKET_IO_PATH = "/socket.io/";
 const newMessageId = (now: number) => Bun.randomUUIDv7("hex", now);
 const newEpoch = () => Bun.randomUUIDv7() as string as Epoch;
 
+/** What an operator can do about each of them. */
+const LISTEN_FAULTS: Readonly<Record<string, string>> = {
+  EADDRINUSE: ": another program listens there; stop it, or choose another PORT",
+  EACCES: ": ports below 1024 need rights that this user has not; choose another PORT",
+  EADDRNOTAVAIL: ": this machine has no such address; choose another HOST",
+  ENOTFOUND: ": this host name is not known here; choose another HOST",
+};
+
 /** @throws Error of one line for the operator when the address cannot be listened on */
 function listen({ host, port }: Config, serve: () => EngineHost): EngineHost {
   try {
     return serve();
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code ?? String(error);
-    throw new Error(`HOST ${host}, PORT ${port} cannot be listened on (${code})`);
+    const why = LISTEN_FAULTS[code] ?? "";
+    throw new Error(`HOST ${host}, PORT ${port} cannot be listened on (${code})${why}`);
   }
 }
 

@@ -78,11 +78,11 @@ describe("cli", () => {
     // The driver looks for a primary for some seconds.
   }, 20_000);
 
-  test("migrate has nothing to do for SQLite", async () => {
+  test("migrate says that no MongoDB is named, and does not look like a success", async () => {
     expect(await cli(["migrate"])).toEqual({
-      out: "nothing to migrate: the SQLite store has no older messages\n",
-      err: "",
-      code: 0,
+      out: "",
+      err: "cannot migrate: MONGODB_URI is not set, and a SQLite store has nothing to migrate\n",
+      code: 1,
     });
   });
 

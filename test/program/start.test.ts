@@ -216,9 +216,17 @@ describe("a store that cannot be used: one line that names the file, exit 1:", (
     ],
     [
       "a folder in its place",
-      /x\.db cannot be opened/,
+      /x\.db is a folder, a device or a pipe: it must be the path of a file$/,
       async (cwd) => {
         await mkdir(join(cwd, "x.db"));
+        return "x.db";
+      },
+    ],
+    [
+      "a pipe in its place, which looks like an empty file",
+      /x\.db is a folder, a device or a pipe: it must be the path of a file$/,
+      async (cwd) => {
+        await Bun.$`mkfifo ${join(cwd, "x.db")}`;
         return "x.db";
       },
     ],

@@ -10,6 +10,7 @@ import {
   openSync,
   readFileSync,
   realpathSync,
+  statSync,
 } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { OperatorFault } from "./faults.ts";
@@ -25,8 +26,12 @@ export function truePath(asked: string): { readonly path: string; readonly madeI
     const made = mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
     if (!existsSync(path)) makeFile(path);
     const truly = existsSync(path) ? realpathSync(path) : join(realpathSync(dirname(path)), basename(path));
+    // A new store takes the place of an empty file: it must never take that of a device, which looks as empty.
+    if (statSync(truly, { throwIfNoEntry: false })?.isFile() === false)
+      throw new OperatorFault("is a folder, a device or a pipe: it must be the path of a file");
     return { path: truly, madeIn: realpathSync(dirname(made ?? path)) };
   } catch (error) {
+    if (error instanceof OperatorFault) throw new Error(`SQLite file ${path} ${error.message}`);
     throw new Error(
       `SQLite file ${path}: its folder cannot be made (${(error as NodeJS.ErrnoException).code})`,
     );
