@@ -74,7 +74,7 @@ test("openSqliteRepository refuses what is no database of ours with one line", a
 
   const directory = join(folder, "directory");
   await mkdir(directory);
-  expect(await startFault(directory)).toStartWith(`SQLite file ${directory} cannot be opened`);
+  expect(await startFault(directory)).toStartWith(`SQLite file ${directory} is a folder`);
 
   const under = join(path, "sub", "chat.db");
   expect(await startFault(under)).toStartWith(`SQLite file ${under}: its folder cannot be made`);
