@@ -60,6 +60,8 @@ export const LIMITS = {
    */
   commitQueueMs: 4_000,
 
+  /** Characters of an origin that an error repeats. */
+  originCharsMax: 200,
   /** Characters of an event's name that an error repeats. */
   eventNameCharsMax: 128,
   /** Events of one connection that may wait behind a join that is still under way. */
