@@ -246,7 +246,16 @@ test("the documents name only files and folders that are there", () => {
       .filter((word) => file.test(word) || folder.test(word))
       .map((word) => ({ document: relative(ROOT, path), word })),
   );
-  expect(named.length).toBeGreaterThan(150);
+  const links = documents.flatMap((path) =>
+    [...readFileSync(path, "utf8").matchAll(/\]\(([\w./-]+)(#[^)]*)?\)/g)].map(([, link]) => ({
+      document: relative(ROOT, path),
+      link: link as string,
+    })),
+  );
+  const isDead = ({ document, link }: { document: string; link: string }) =>
+    !existsSync(resolve(ROOT, dirname(document), link));
+  expect([named.length > 150, links.length > 10]).toEqual([true, true]);
+  expect(links.filter(isDead)).toEqual([]);
   expect(
     named.filter(({ word }) => !isThere(word)).map(({ document, word }) => `${document}: ${word}`),
   ).toEqual([]);
