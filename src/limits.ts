@@ -60,17 +60,20 @@ export const LIMITS = {
    */
   commitQueueMs: 4_000,
 
+  /** Characters of an origin that an error repeats. */
+  originCharsMax: 200,
   /** Characters of an event's name that an error repeats. */
   eventNameCharsMax: 128,
   /** Events of one connection that may wait behind a join that is still under way. */
   eventsBehindJoinMax: 1_024,
 
   /**
-   * How long a send to a room that its connection has not joined waits for the join, if the connection is young; and bytes of
-   * the texts that wait so, over all connections.
+   * How long a send to a room that its connection has not joined waits for the join, if the connection is young; bytes of the
+   * texts of one connection that wait so; and bytes that all such sends take, over all connections.
    */
   joinAwaitedMs: 2_000,
   connectionYoungMs: 10_000,
+  heldSendsOfConnectionTextBytesMax: 1_000_000,
   heldSendsBytesMax: 16_000_000,
 
   /** Rooms one connection may be in at once. */

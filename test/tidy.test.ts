@@ -223,6 +223,44 @@ describe("the tests", () => {
   });
 });
 
+test("the documents name only files and folders that are there", () => {
+  const documents = [
+    ...filesUnder(join(ROOT, "docs")).filter((path) => path.endsWith(".md")),
+    ...["README.md", "test/README.md"].map((path) => join(ROOT, path)),
+  ];
+  const files = new Set(
+    ["src", "test", "docs", "examples"].flatMap((folder) => filesUnder(join(ROOT, folder))),
+  );
+  const names = new Set([...files].map((path) => path.slice(path.lastIndexOf("/") + 1)));
+  // Words in code spans: `chat/feeds.ts` may be meant from the root, from src/ or from test/; `feeds.ts` from anywhere. Other
+  // repositories' files have other endings, URLs begin with a slash.
+  const file = /^[\w.-]+(\/[\w.-]+)*\.(ts|js|mjs|c|rs|py|html|md)$/;
+  const folder = /^(src|test|docs|examples)\/([\w.-]+\/)*$/;
+  const isThere = (name: string) =>
+    name.includes("/")
+      ? ["", "src", "test"].some((from) => existsSync(join(ROOT, from, name)))
+      : names.has(name) || existsSync(join(ROOT, name));
+  const named = documents.flatMap((path) =>
+    [...readFileSync(path, "utf8").matchAll(/`([^`\n]+)`/g)]
+      .flatMap(([, span]) => (span as string).split(" "))
+      .filter((word) => file.test(word) || folder.test(word))
+      .map((word) => ({ document: relative(ROOT, path), word })),
+  );
+  const links = documents.flatMap((path) =>
+    [...readFileSync(path, "utf8").matchAll(/\]\(([\w./-]+)(#[^)]*)?\)/g)].map(([, link]) => ({
+      document: relative(ROOT, path),
+      link: link as string,
+    })),
+  );
+  const isDead = ({ document, link }: { document: string; link: string }) =>
+    !existsSync(resolve(ROOT, dirname(document), link));
+  expect([named.length > 150, links.length > 10]).toEqual([true, true]);
+  expect(links.filter(isDead)).toEqual([]);
+  expect(
+    named.filter(({ word }) => !isThere(word)).map(({ document, word }) => `${document}: ${word}`),
+  ).toEqual([]);
+});
+
 test("no file names a machine's path", () => {
   const all = ["src", "test", "docs", "examples", "scripts", ".ci"].flatMap((folder) =>
     filesUnder(join(ROOT, folder)),

@@ -1,5 +1,8 @@
 /** Which browser origins are welcome: the named ones, and the server's own. Pure. */
 
+import { ChatError } from "../errors.ts";
+import { LIMITS } from "../limits.ts";
+
 /** The origins of `CORS_ORIGINS`, each `scheme://host[:port]` in lower case; `any` when `*` was asked for by name. */
 export interface OriginList {
   readonly any: boolean;
@@ -38,3 +41,17 @@ export function isOriginWelcome(origins: OriginList, origin: string | null, host
 
 // The URL parser has already turned every spelling of an IPv4 address into dotted decimals and put IPv6 in brackets.
 const isAddress = (hostname: string) => hostname.startsWith("[") || /^\d{1,3}(\.\d{1,3}){3}$/.test(hostname);
+
+/** `null`, or scheme, host and port in printable ASCII. Looser than `parseOrigin`: pages of any scheme are told. */
+const ORIGIN = /^(null|[a-z][a-z0-9+.-]*:\/\/[a-z0-9._:[\]-]*)$/i;
+
+/** Refuses a page whose origin is not welcome. The header is input: only a valid origin of bounded length is repeated. */
+export function foreignOrigin(origin: string | null): ChatError {
+  const isShown =
+    origin !== null &&
+    origin.length <= LIMITS.originCharsMax &&
+    ORIGIN.test(origin) &&
+    (origin === "null" || URL.canParse(origin));
+  const named = isShown ? `Origin ${origin}` : "The request's Origin";
+  return new ChatError("forbidden", { text: `${named} is not in CORS_ORIGINS.` });
+}

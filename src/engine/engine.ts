@@ -6,6 +6,7 @@
 import { Server as BunEngine, type BunWebSocket, type WebSocketData } from "@socket.io/bun-engine";
 import type { Socket as EngineConnection } from "@socket.io/bun-engine/dist/socket";
 import { WS } from "@socket.io/bun-engine/dist/transports/websocket";
+import { foreignOrigin } from "../domain/origins.ts";
 import { asChatError, ChatError, REFUSALS, retryAfterSeconds } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
 import type { Log } from "../observe/log.ts";
@@ -194,7 +195,7 @@ export function createEngine(options: EngineOptions): ChatEngine {
     if (headers.has("upgrade") && !asksForWebSocket(headers)) headers.delete("upgrade");
     if (method === "OPTIONS") return preflight(request);
     const query = url.searchParams;
-    if (isForeign(request, query)) return refuseWith(request, new ChatError("forbidden"));
+    if (isForeign(request, query)) return refuseWith(request, foreignOrigin(headers.get("origin")));
     const session = sessions.bySid(query.get("sid") ?? "");
     const fault = faultOf({
       method,

@@ -1,8 +1,7 @@
 /** Browsers' origins (CORS): who may read the answers, and who may act at all. */
 
 import type { MiddlewareHandler } from "hono";
-import { isOriginWelcome, type OriginList } from "../domain/origins.ts";
-import { ChatError } from "../errors.ts";
+import { foreignOrigin, isOriginWelcome, type OriginList } from "../domain/origins.ts";
 import type { HttpEnv } from "./target.ts";
 
 const READS: ReadonlySet<string> = new Set(["GET", "HEAD", "OPTIONS"]);
@@ -15,11 +14,7 @@ export function originGuard(origins: OriginList): MiddlewareHandler<HttpEnv> {
     const welcome = isOriginWelcome(origins, origin, c.req.header("host") ?? null);
     // Caches must keep the answers to different origins apart, the one without an origin too.
     if (!origins.any) c.header("vary", "Origin");
-    if (!welcome && !READS.has(c.req.method)) {
-      throw new ChatError("forbidden", {
-        text: "This origin may not do that; the server's CORS_ORIGINS decides.",
-      });
-    }
+    if (!welcome && !READS.has(c.req.method)) throw foreignOrigin(origin);
     if (welcome && (origin !== null || origins.any)) {
       c.header("access-control-allow-origin", origins.any ? "*" : (origin as string));
       c.header("access-control-expose-headers", "Retry-After");

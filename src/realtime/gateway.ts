@@ -162,9 +162,10 @@ const EVENTS = {
     return {
       act(connection, ack) {
         const { peer, session } = connection;
-        connection.hasLeft = true;
         refuseHeld(deps, peer.session.conn, new ChatError("not_in_room"), command.room);
+        // Throws where it is not in the room; then its application may still be about to join others.
         deps.chat.rooms.leave(session, command);
+        connection.hasLeft = true;
         deps.fanout.leave(peer, command.room);
         ack?.(JSON.stringify(leftToWire(command.room)));
       },
@@ -185,6 +186,7 @@ export function createGateway(options: GatewayOptions): Gateway {
   const held = createHeldSends<Incoming>({
     waitMs: LIMITS.joinAwaitedMs,
     sendsMax: options.inFlightMax,
+    textBytesMax: LIMITS.heldSendsOfConnectionTextBytesMax,
     bytesMax: LIMITS.heldSendsBytesMax,
     monotonicNow,
     onLate: (send) => refuse(deps, send, new ChatError("not_in_room")),

@@ -19,7 +19,9 @@ export interface HeldSendsDeps<S> {
   readonly waitMs: number;
   /** Sends of one connection. */
   readonly sendsMax: number;
-  /** Of all connections together. */
+  /** Bytes of the texts of one connection; one send is kept however long its text is. */
+  readonly textBytesMax: number;
+  /** Bytes that the sends of all connections take together. */
   readonly bytesMax: number;
   /** Milliseconds of a clock that never goes back. */
   readonly monotonicNow: () => number;
@@ -35,23 +37,30 @@ interface Held<S> {
   readonly connection: object;
   readonly room: RoomName;
   readonly send: S;
-  readonly bytes: number;
+  readonly textBytes: number;
   readonly deadline: number;
 }
 
+interface Share<S> {
+  readonly sends: Set<Held<S>>;
+  textBytes: number;
+}
+
 export function createHeldSends<S>(deps: HeldSendsDeps<S>): HeldSends<S> {
-  const { waitMs, sendsMax, bytesMax, monotonicNow, onLate, metrics } = deps;
+  const { waitMs, sendsMax, textBytesMax, bytesMax, monotonicNow, onLate, metrics } = deps;
   /** In the order in which they came: all wait equally long, so the first is the first to be late. */
   const held = new Set<Held<S>>();
-  const byConnection = new Map<object, Set<Held<S>>>();
+  const byConnection = new Map<object, Share<S>>();
   let heldBytes = 0;
   let timer: Timer | undefined;
 
   function forget(one: Held<S>) {
     held.delete(one);
-    heldBytes -= one.bytes;
+    heldBytes -= one.textBytes + OVERHEAD_BYTES;
     const own = byConnection.get(one.connection);
-    if (own?.delete(one) && own.size === 0) byConnection.delete(one.connection);
+    if (!own?.sends.delete(one)) return;
+    own.textBytes -= one.textBytes;
+    if (own.sends.size === 0) byConnection.delete(one.connection);
   }
 
   function watch() {
@@ -73,14 +82,18 @@ export function createHeldSends<S>(deps: HeldSendsDeps<S>): HeldSends<S> {
   return {
     hold(connection, room, send, textBytes) {
       const bytes = textBytes + OVERHEAD_BYTES;
-      const own = byConnection.get(connection) ?? new Set();
-      if (own.size >= sendsMax || heldBytes + bytes > bytesMax) {
+      const own = byConnection.get(connection) ?? { sends: new Set(), textBytes: 0 };
+      const isShareFull =
+        own.sends.size >= sendsMax || (own.sends.size > 0 && own.textBytes + textBytes > textBytesMax);
+      if (isShareFull || heldBytes + bytes > bytesMax) {
         metrics.count("sends_overloaded_total");
         throw new ChatError("overloaded", { retryAfterMs: waitMs });
       }
-      const one = { connection, room, send, bytes, deadline: monotonicNow() + waitMs };
+      const one = { connection, room, send, textBytes, deadline: monotonicNow() + waitMs };
       held.add(one);
-      byConnection.set(connection, own.add(one));
+      own.sends.add(one);
+      own.textBytes += textBytes;
+      byConnection.set(connection, own);
       heldBytes += bytes;
       if (timer === undefined) watch();
     },
@@ -88,7 +101,7 @@ export function createHeldSends<S>(deps: HeldSendsDeps<S>): HeldSends<S> {
     take(connection, room) {
       const own = byConnection.get(connection);
       if (own === undefined) return [];
-      const taken = [...own].filter((one) => room === undefined || one.room === room);
+      const taken = [...own.sends].filter((one) => room === undefined || one.room === room);
       for (const one of taken) forget(one);
       return taken.map(({ send }) => send);
     },

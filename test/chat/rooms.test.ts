@@ -38,7 +38,13 @@ interface Member {
   takesMore: boolean | Promise<boolean>;
 }
 
-async function opened(path: string, joinedRoomsMax: number = LIMITS.joinedRoomsMax) {
+async function opened(
+  path: string,
+  {
+    joinedRoomsMax = LIMITS.joinedRoomsMax,
+    replaysWaitingMax = 100,
+  }: { joinedRoomsMax?: number; replaysWaitingMax?: number } = {},
+) {
   const repository = gated(await openSqlite(path));
   /** In which tick each page was asked for. */
   const readTicks: number[] = [];
@@ -79,7 +85,7 @@ async function opened(path: string, joinedRoomsMax: number = LIMITS.joinedRoomsM
     admission,
     turns: createTurns({
       bytesPerTick: LIMITS.replayTurnBytes,
-      waitersMax: 100,
+      waitersMax: replaysWaitingMax,
       refusal: () => new ChatError("overloaded"),
     }),
     joinedRoomsMax,
@@ -412,6 +418,29 @@ describe("join", () => {
     },
   );
 
+  test.each(["remembered", "read, all at once"])(
+    "answers 1,000 who come back to one room at once with what is %s, without a hole or a repeat",
+    async (kind) => {
+      await chat.repository.close();
+      chat = await opened(folder.path, { replaysWaitingMax: LIMITS.replayTurnWaitersMax });
+      await chat.say(50, "x".repeat(500));
+      if (kind === "remembered") await chat.join(chat.member(), 0);
+      const members = range(1, 1_000).map(() => chat.member());
+      const reads =
+        kind === "remembered" ? [] : members.map(() => chat.repository.hold("readAfter", "answered"));
+      const joins = members.map((member) => chat.join(member, 0));
+      await Promise.all(reads.map(({ reached }) => reached));
+      await chat.say(1);
+      for (const { release } of reads) release();
+      await Promise.all(joins);
+      await chat.say(1);
+      for (const member of members) {
+        expect(member.joins).toHaveLength(1);
+        expect(seen(member)).toMatchObject({ complete: true, seqs: range(1, 52) });
+      }
+    },
+  );
+
   test("leaves nothing behind when the connection ends meanwhile, or the store fails", async () => {
     const gone = chat.member();
     const reading = chat.repository.hold("head", "answered");
@@ -453,7 +482,7 @@ describe("join", () => {
 
   test("refuses more rooms than all connections may be in, joins under way counted, and takes them as others leave", async () => {
     await chat.repository.close();
-    chat = await opened(folder.path, 2);
+    chat = await opened(folder.path, { joinedRoomsMax: 2 });
     const [one, other] = [chat.member(), chat.member()];
     const join = (member: Member, name: string) => chat.join(member, undefined, undefined, room(name));
     const overloaded = expect.objectContaining({ code: "overloaded", details: { retryAfterMs: 1_000 } });

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { isOriginWelcome, type OriginList, parseOrigin } from "../../src/domain/origins.ts";
+import { foreignOrigin, isOriginWelcome, type OriginList, parseOrigin } from "../../src/domain/origins.ts";
 
 const listOf = (...origins: string[]): OriginList => {
   const parsed = origins.filter((origin) => origin !== "*").map((origin) => parseOrigin(origin));
@@ -49,5 +49,34 @@ describe("isOriginWelcome", () => {
 
   test("isOriginWelcome needs a host to know its own", () => {
     expect(isOriginWelcome(list, "http://127.0.0.1:8000", null)).toBe(false);
+  });
+});
+
+describe("foreignOrigin", () => {
+  const longest = `https://${"a".repeat(184)}.example`;
+  test.each(["https://a.example", "http://[::1]:8080", "null", "file://", "app://local", longest])(
+    "foreignOrigin names %s and the setting",
+    (origin) => {
+      const error = foreignOrigin(origin);
+      expect(error.code).toBe("forbidden");
+      expect(error.message).toBe(`Origin ${origin} is not in CORS_ORIGINS.`);
+    },
+  );
+
+  test.each([
+    "",
+    "::",
+    "a.example",
+    "https://a.example/path",
+    "https://a.example?query",
+    "https://user@a.example",
+    "https://a.example and more",
+    "https://a.example\u001b[31m",
+    "https://ä.example",
+    "https://a.example:port",
+    "<b>https://a.example</b>",
+    `${longest}s`,
+  ])("foreignOrigin never repeats %j", (origin) => {
+    expect(foreignOrigin(origin).message).toBe("The request's Origin is not in CORS_ORIGINS.");
   });
 });

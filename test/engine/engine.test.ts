@@ -167,10 +167,11 @@ describe("createEngine keeps foreign origins out", () => {
 
   test("a foreign handshake, upgrade and POST get 403 in JSON", async () => {
     const { url, port, engine } = start();
-    expect(await faultOf(await fetch(url + handshake, { headers: foreign }))).toEqual({
-      status: 403,
-      code: "forbidden",
-    });
+    const refused = await fetch(url + handshake, { headers: foreign });
+    expect([refused.status, await refused.json()]).toEqual([
+      403,
+      { code: "forbidden", message: "Origin http://foe.test is not in CORS_ORIGINS.", retryable: false },
+    ]);
     const head = `${websocketHead}Origin: http://foe.test\r\n`;
     const answer = await rawExchange(port, upgradeHead("EIO=4&transport=websocket", head), headersCame);
     expect(statusOf(answer)).toBe(403);

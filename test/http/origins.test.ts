@@ -39,7 +39,12 @@ describe("originGuard", () => {
     ]) {
       const sent = await post(app, "foreign", hello, { origin });
       expect(granted(sent)).toBeNull();
-      expect(await refusalOf(sent)).toMatchObject({ status: 403, code: "forbidden" });
+      const named = origin === "" ? "The request's Origin" : `Origin ${origin}`;
+      expect(await refusalOf(sent)).toMatchObject({
+        status: 403,
+        code: "forbidden",
+        message: `${named} is not in CORS_ORIGINS.`,
+      });
     }
     expect(await (await fetch(`${app.url}/rooms/foreign/messages`)).json()).toMatchObject({ seq: 0 });
   });

@@ -398,16 +398,41 @@ describe("a send to a room that its connection has not joined", () => {
     expect(await say(link, "two")).toMatchObject({ seq: 1 });
   });
 
-  test("is refused at once when its connection leaves a room, has left one, or is no longer young", async () => {
+  test("waits on where its connection is refused to leave another room", async () => {
+    const link = await gateway.connect();
+    const one = say(link, "one");
+    expect(await link.call("leave_room", "hall")).toEqual(refused("not_in_room"));
+    const two = say(link, "two");
+    expect(await link.call("join_room", "lobby")).toMatchObject({ ok: true, seq: 0 });
+    expect(seqsOf(await Promise.all([one, two]))).toEqual([1, 2]);
+  });
+
+  test("beyond its connection's share of texts is `overloaded`, and others' sends wait all the same", async () => {
+    const [greedy, other] = [await gateway.connect(), await gateway.connect()];
+    const fits = LIMITS.heldSendsOfConnectionTextBytesMax / 1_000;
+    const held = range(1, fits).map(() => say(greedy, "x".repeat(1_000)));
+    const beyond = say(greedy, "one too many");
+    expect(await beyond).toMatchObject({ error: { code: "overloaded", retryable: true } });
+    const one = say(other, "one");
+    await other.call("join_room", "lobby");
+    expect(await one).toMatchObject({ ok: true, seq: 1 });
+    await greedy.call("join_room", "lobby");
+    expect(seqsOf(await Promise.all(held))).toEqual(range(2, fits + 1));
+  });
+
+  test("is refused at once when its connection leaves that room, has left one, or is no longer young", async () => {
     const link = await gateway.connect();
     const before = [say(link, "one"), say(link, "two")];
     link.tell("leave_room", "lobby");
     await link.fence();
     // The answers stand before the fence's: they did not wait for their time.
     expect(link.heard.map(({ name }) => name)).toEqual(["send_message", "send_message", "error", "fence"]);
+    await link.call("join_room", "hall");
+    await link.call("leave_room", "hall");
+    const heardBefore = link.heard.length;
     const after = say(link, "three");
     await link.fence();
-    expect(link.heard.slice(4).map(({ name }) => name)).toEqual(["send_message", "fence"]);
+    expect(link.heard.slice(heardBefore).map(({ name }) => name)).toEqual(["send_message", "fence"]);
     const old = await gateway.connect();
     laterMs = LIMITS.connectionYoungMs;
     const late = say(old, "four");

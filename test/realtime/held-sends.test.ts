@@ -5,12 +5,13 @@ import { room } from "../contract/drafting.ts";
 
 const [LOBBY, HALL] = [room("lobby"), room("hall")];
 
-function heldSends({ sendsMax = 10, bytesMax = 100_000, waitMs = 60_000 } = {}) {
+function heldSends({ sendsMax = 10, textBytesMax = 50_000, bytesMax = 100_000, waitMs = 60_000 } = {}) {
   const late: string[] = [];
   const metrics = createMetrics();
   const held = createHeldSends<string>({
     waitMs,
     sendsMax,
+    textBytesMax,
     bytesMax,
     monotonicNow: () => performance.now(),
     onLate: (send) => late.push(send),
@@ -44,6 +45,24 @@ test("createHeldSends refuses more sends of one connection, and more bytes of al
   held.hold(bob, LOBBY, "long", 9_000);
   expect(held.take(bob)).toEqual(["long"]);
   expect(metrics.snapshot().sends_overloaded_total).toBe(2);
+});
+
+test("createHeldSends keeps no more text of one connection than its share, but one send of any length", () => {
+  const { held, metrics } = heldSends({ textBytesMax: 1_000 });
+  const [ada, bob, cy] = [{}, {}, {}];
+  held.hold(ada, LOBBY, "one", 600);
+  expect(() => held.hold(ada, HALL, "two", 401)).toThrow(expect.objectContaining({ code: "overloaded" }));
+  held.hold(ada, HALL, "three", 400);
+  held.hold(bob, LOBBY, "another's", 1_000);
+  held.hold(cy, LOBBY, "long", 9_000);
+  expect(held.take(ada, LOBBY)).toEqual(["one"]);
+  held.hold(ada, HALL, "four", 600);
+  expect([held.take(ada), held.take(bob), held.take(cy)]).toEqual([
+    ["three", "four"],
+    ["another's"],
+    ["long"],
+  ]);
+  expect(metrics.snapshot().sends_overloaded_total).toBe(1);
 });
 
 test("createHeldSends tells of those that waited too long, in the order in which they came", async () => {
