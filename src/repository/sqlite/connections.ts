@@ -36,7 +36,13 @@ export function connect({ path, descriptor }: Hold, { isVerified }: { isVerified
     if (mode !== "wal") throw new OperatorFault("cannot have a write-ahead log where it lies");
     writer.run("PRAGMA wal_autocheckpoint = 0");
     // The log that begins next builds upon a file that has the schema.
-    if (migrate(writer, path)) writer.run("PRAGMA wal_checkpoint(TRUNCATE)");
+    if (migrate(writer, path)) {
+      const [busy] = writer.query("PRAGMA wal_checkpoint(TRUNCATE)").values()[0] as number[];
+      if (busy !== 0)
+        throw new OperatorFault(
+          "is read by another program while it is brought to this version: close that program",
+        );
+    }
     // NORMAL syncs a restarted log's header before frames follow it, and nothing else on a commit: that is ours to do.
     writer.run("PRAGMA synchronous = NORMAL");
     writer.run(`PRAGMA busy_timeout = ${LOOP_BUSY_MS}`);
@@ -64,19 +70,24 @@ export async function disconnect({ writer, reader, wal }: Connections): Promise<
  */
 export async function begin({ writer, wal }: Connections, hold: Hold, epoch?: Epoch): Promise<void> {
   const isNew = !hasLog(hold.path);
+  // The companion first: after a power failure the store must not know of an epoch that its companion lacks.
+  if (epoch !== undefined) await hold.companion.sync();
   // An empty log's first commit writes its header and syncs it, on the event loop: so it is made before anyone waits, and
   // synced with the rest. That is safe where no frames of a former log can stand behind the header.
   if (isNew) writer.run("PRAGMA synchronous = OFF");
+  // A new epoch must be written before anything is told of it, however long a foreign process holds the file.
+  if (epoch !== undefined) writer.run(`PRAGMA busy_timeout = ${LIMITS.storeTimeoutMs}`);
   try {
     beginLog(writer, { isNew, epoch });
     markLog({ writer, wal }, hold);
-  } catch {
+  } catch (error) {
+    if (epoch !== undefined) throw error;
     // The disk is full, or a foreign process has a lock: what is there can be read, and the first commit writes the header.
   } finally {
     writer.run("PRAGMA synchronous = NORMAL");
+    writer.run(`PRAGMA busy_timeout = ${LOOP_BUSY_MS}`);
   }
-  // Else the companion may lag behind.
-  await Promise.all([wal.sync(), epoch === undefined ? undefined : hold.companion.sync()]);
+  await wal.sync();
 }
 
 /** Tells the companion on which state of the file the log builds, where the log has begun afresh. */

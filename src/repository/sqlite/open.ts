@@ -34,6 +34,8 @@ async function openHeld(
 ): Promise<MessageRepository> {
   const { path, descriptor, companion } = held;
   const said = companion.read();
+  // Before anything is copied: should this start fail in the middle, the next one must not believe it.
+  if (said?.sound) companion.write({ sound: false });
   if (hasLog(path)) {
     // Loaded only where it is needed, as an orderly end leaves no log.
     const { recover } = await import("./recovery.ts");
@@ -53,7 +55,8 @@ async function openHeld(
       epoch,
       file: fstatSync(descriptor).ino,
       sound: false,
-      ...(reason === undefined ? {} : { last: null }),
+      // Of another epoch, or of a store that is gone, it says nothing.
+      ...(said?.epoch === epoch ? {} : { last: null }),
     });
     const isAsBefore = said?.epoch === epoch && reason === undefined && !said.sound;
     await begin(connections, held, isAsBefore ? undefined : epoch).catch((error) => {

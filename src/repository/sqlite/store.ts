@@ -170,6 +170,7 @@ export function createSqliteRepository({ log, hold, connections, epoch }: Sqlite
     await new Promise<void>((resolve, reject) =>
       fdatasync(hold.descriptor, (error) => (error ? reject(error) : resolve())),
     );
+    await store.wal.sync();
     markEnded();
     await syncCompanion();
     if (!store.wal.isInPlace()) throw new OperatorFault(displaced);

@@ -121,9 +121,11 @@ export function openWal(writer: Database, path: string, descriptor: number): Wal
     closeSync(log);
   }
 
+  const sync = () =>
+    new Promise<void>((resolve, reject) => fdatasync(log, (error) => (error ? reject(error) : resolve())));
+
   return {
-    sync: () =>
-      new Promise((resolve, reject) => fdatasync(log, (error) => (error ? reject(error) : resolve()))),
+    sync,
     bytes: () => Math.max(0, Number(look.values()[0]?.[1])) * (pageBytes + FRAME_HEADER_BYTES),
     salts: () => readSalts(log),
     displaced,
@@ -131,7 +133,8 @@ export function openWal(writer: Database, path: string, descriptor: number): Wal
     backfill: () => ask("backfill"),
     finish: () => ask("finish"),
     touch: () => ask("touch"),
-    close: () => ask("close").finally(leave),
+    // Where a foreign connection keeps the log's name, the end of its content is put on disk too.
+    close: () => ask("close").then(sync).finally(leave),
     dismiss,
     leave,
   };
