@@ -1,4 +1,4 @@
-/** Reads the source itself: what the house's rules forbid is found here, before a reviewer has to. */
+/** Reads the source itself: what our rules forbid is found here, before a reviewer has to find it. */
 
 import { describe, expect, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
@@ -81,15 +81,15 @@ const sources: Source[] = filesUnder(join(ROOT, "src"))
   });
 
 /** The folder of src/ that a file is in, or its own name where it lies in src/ itself. */
-const roomOf = (path: string) => (path.split("/")[1] as string).replace(/\.ts$/, "");
+const folderOf = (path: string) => (path.split("/")[1] as string).replace(/\.ts$/, "");
 
-describe("the house", () => {
+describe("the source", () => {
   test("has files to look at", () => {
     expect(sources.length).toBeGreaterThan(25);
   });
 
-  test("every room of src/ has a rank", () => {
-    expect(sources.map(({ path }) => roomOf(path)).filter((room) => !(room in RANKS))).toEqual([]);
+  test("every folder of src/ has a rank", () => {
+    expect(sources.map(({ path }) => folderOf(path)).filter((folder) => !(folder in RANKS))).toEqual([]);
   });
 
   test("a file imports only lower ranks, or its own folder", () => {
@@ -97,9 +97,9 @@ describe("the house", () => {
     for (const { path, imports } of sources) {
       for (const imported of imports.filter((name) => name.startsWith("."))) {
         const target = relative(ROOT, resolve(ROOT, dirname(path), imported));
-        if (!target.startsWith("src/") || roomOf(target) === roomOf(path)) continue;
-        const allowed = (RANKS[roomOf(target)] as number) < (RANKS[roomOf(path)] as number);
-        const program = RANKS[roomOf(path)] === 7 && dirname(path) === "src" && dirname(target) === "src";
+        if (!target.startsWith("src/") || folderOf(target) === folderOf(path)) continue;
+        const allowed = (RANKS[folderOf(target)] as number) < (RANKS[folderOf(path)] as number);
+        const program = RANKS[folderOf(path)] === 7 && dirname(path) === "src" && dirname(target) === "src";
         if (!allowed && !program) wrong.push(`${path} → ${target}`);
       }
     }
@@ -109,7 +109,7 @@ describe("the house", () => {
   test("a package is used only where it belongs", () => {
     const wrong: string[] = [];
     for (const { path, imports } of sources) {
-      const allowed = PACKAGES[roomOf(path)] ?? [];
+      const allowed = PACKAGES[folderOf(path)] ?? [];
       for (const imported of imports.filter((name) => !name.startsWith("."))) {
         const fits = allowed.some((name) =>
           name.endsWith(":")
@@ -158,9 +158,9 @@ describe("a source file", () => {
 
 describe("the core", () => {
   const pure = sources.filter(({ path }) =>
-    ["domain", "protocol", "limits", "errors"].includes(roomOf(path)),
+    ["domain", "protocol", "limits", "errors"].includes(folderOf(path)),
   );
-  const timeless = sources.filter(({ path }) => ["chat", "auth", "bus"].includes(roomOf(path)));
+  const timeless = sources.filter(({ path }) => ["chat", "auth", "bus"].includes(folderOf(path)));
 
   test("is pure: no clock, no chance, no I/O, no await", () => {
     const impure =
@@ -180,7 +180,7 @@ describe("the core", () => {
   });
 
   test("keeps snake_case to the wire and to the stores' rows", () => {
-    const free = sources.filter(({ path }) => ["domain", "chat", "bus", "auth"].includes(roomOf(path)));
+    const free = sources.filter(({ path }) => ["domain", "chat", "bus", "auth"].includes(folderOf(path)));
     const field = /\b(user_id|received_at|client_id|first_seq|next_cursor|last_message_at)\s*[:?]/;
     const facts = (text: string) => text.replace(/facts: \{[^}]*\}/g, "").replace(/path: "[a-z_]+"/g, "");
     expect(free.filter(({ text }) => field.test(facts(text))).map(({ path }) => path)).toEqual([]);

@@ -3,7 +3,7 @@
 import type { Epoch } from "../domain/ids.ts";
 import type { Message } from "../domain/message.ts";
 
-/** CommittedEntries entries in the order of commit, all of one epoch of the store. */
+/** Committed entries in the order of commit, all of one epoch of the store. */
 export interface CommittedEntries {
   readonly epoch: Epoch;
   readonly entries: readonly Message[];

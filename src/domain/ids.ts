@@ -13,7 +13,7 @@ export type UserId = Branded<string, "UserId">;
 export type ClientId = Branded<string, "ClientId">;
 /** A place in a room's total order: 1, 2, 3, …; 0 is the place before the first. */
 export type Seq = Branded<number, "Seq">;
-/** Names one life of a store: a wiped or restored store has another one. */
+/** Names one state of a store that goes on: a wiped or restored store has another epoch. */
 export type Epoch = Branded<string, "Epoch">;
 
 /** What a name must be, in words for a refusal. */

@@ -30,7 +30,7 @@ export interface EngineOptions {
   readonly connectionsMax: number;
   /** Lets a new session from this address in; throws the refusal where not. Asked last. */
   readonly admitHandshake: (address: string) => void;
-  /** Who takes what a new session says. */
+  /** Gives the receiver of what a new session says. */
   readonly accept: (session: EngineSession) => Receiver;
   /** Whether a request with this `Origin` and `Host` may open a session or write to one. */
   readonly isOriginWelcome: (origin: string | null, host: string | null) => boolean;

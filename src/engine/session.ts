@@ -133,7 +133,7 @@ interface CreatedPacket {
 export interface SessionsDeps {
   /** What may wait unread for one session before it is ended. */
   readonly outboundBytesMax: number;
-  /** Who takes what a new session says. */
+  /** Gives the receiver of what a new session says. */
   readonly accept: (session: EngineSession) => Receiver;
   /** Told of every session that ends, before its receiver. */
   readonly onEnd: (sid: string) => void;

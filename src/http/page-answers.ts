@@ -14,7 +14,7 @@ export interface PageAnswers {
   send(c: Context<HttpEnv>, json: string): Response;
 }
 
-/** Whether a page is among those that are counted, and made one in a turn of the event loop. */
+/** Whether a page is among those that are counted, and made one in a tick of the event loop. */
 export const isLongPage = (json: string): boolean =>
   // A UTF-16 unit takes three bytes of UTF-8 at most: of an ordinary page its length says enough.
   json.length * 3 > LIMITS.longPageBytes && Buffer.byteLength(json) > LIMITS.longPageBytes;

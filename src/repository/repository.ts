@@ -69,7 +69,9 @@ export type StoreStatus = { readonly up: true } | { readonly up: false; readonly
  * - A message that `append` reports as stored is durable: it MUST survive the loss of the process and of power (SQLite:
  *   committed and fsynced; MongoDB: `w: majority`, journaled).
  * - No read MUST show a message that a crash could still unsay.
- * - A room's numbers are 1, 2, 3, … without a hole and without a repeat, whoever else writes the store.
+ * - A room's numbers are 1, 2, 3, … without a hole and without a repeat, also where other services write the same store.
+ *   A room that another program empties MUST go on after a number that none of its messages exceeded, `firstSeq` with it:
+ *   numbers MAY be skipped there (MongoDB: up to some 1,000), and a reader is told that something is missing.
  * - Along a room's numbers `receivedAt` never falls: append raises it to the last one's where the clock went back.
  * - `(room, userId, clientId)` is unique for the life of the message, also within one batch and between processes.
  * - After a rejection the store goes on by itself as soon as it can; nothing has to be reopened.

@@ -159,7 +159,7 @@ describe("the chat page", () => {
     await close(bert);
   }, 60_000);
 
-  test("starts afresh, and says so, when the store has begun a new life", async () => {
+  test("starts afresh, and says so, when the store has a new epoch", async () => {
     const page = await open();
     await enter(page, "Anna", "reborn");
     await say(page, "one");

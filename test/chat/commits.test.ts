@@ -56,7 +56,7 @@ describe("commit", () => {
     expect(repository.batches).toEqual([1, 1]);
   });
 
-  test("puts into one batch what came in one turn, and what came during a commit", async () => {
+  test("puts into one batch what came in one tick, and what came during a commit", async () => {
     const { commits } = committing();
     const writing = repository.hold("append", "before");
     const first = drafts("a", 3).map((one) => commits.commit(one));

@@ -120,7 +120,7 @@ test.each([
   },
 );
 
-test("ofRoom refuses what it cannot continue: another life, ahead, and below retention", async () => {
+test("ofRoom refuses what it cannot continue: another epoch, ahead, and below retention", async () => {
   await repository.append(drafts("lobby", 12));
   const { head } = await ofRoom({ kind: "newest" });
   const other = "another" as Epoch;

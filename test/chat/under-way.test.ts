@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
 import { createUnderWay } from "../../src/chat/under-way.ts";
 
-const turn = () => new Promise<void>((resume) => setImmediate(resume));
+const nextTick = () => new Promise<void>((resume) => setImmediate(resume));
 
 test("settled waits for what began before it, in whatever order that ends, and for nothing that began later", async () => {
   const underWay = createUnderWay();
@@ -14,7 +14,7 @@ test("settled waits for what began before it, in whatever order that ends, and f
   expect(underWay.count()).toBe(3);
   third();
   second();
-  await turn();
+  await nextTick();
   expect(order).toEqual([]);
   const fourth = underWay.begin();
   first();

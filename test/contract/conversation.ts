@@ -229,7 +229,7 @@ export const CONVERSATIONS: Readonly<Record<string, Conversation>> = {
     await first.call("join_room", { room, user_id: "eva" });
     expect(await watcher.next("user_left")).toEqual(presence("bob"));
     expect(await watcher.next("user_joined")).toEqual(presence("eva"));
-    await first.call("leave_room", { room, user_id: "whoever" });
+    await first.call("leave_room", { room, user_id: "anyone" });
     expect(await watcher.next("user_left")).toEqual(presence("eva"));
     await watcher.fence();
     expect(watcher.heard.filter(({ kind }) => kind === "event")).toHaveLength(6);
@@ -286,7 +286,7 @@ export const CONVERSATIONS: Readonly<Record<string, Conversation>> = {
       reason,
     });
     expect(await link.call("join_room", { room, since: 2 })).toEqual(lost("ahead"));
-    expect(await link.call("join_room", { room, since: 1, epoch: "an-earlier-life" })).toEqual(
+    expect(await link.call("join_room", { room, since: 1, epoch: "an-earlier-epoch" })).toEqual(
       lost("epoch_changed"),
     );
     await sender.call("send_message", { room, user_id: "ada", message: "two" });

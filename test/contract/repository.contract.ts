@@ -358,7 +358,7 @@ export function repositoryContract(
       const narrowed = await mine("r1");
       expect(narrowed.length).toBe(8);
       expect(narrowed).toEqual(narrowed.toSorted(newestFirst));
-      expect(await mine("nobody's")).toEqual([]);
+      expect(await mine("unused")).toEqual([]);
     });
 
     keeps("readByUser keeps to the range where it walks on from a place", async ({ repository }) => {

@@ -25,7 +25,7 @@ test("createFew keeps what a Set keeps, whatever comes and goes", () => {
   );
 });
 
-test("createFew may be emptied by whoever walks it", () => {
+test("createFew may be emptied while it is walked", () => {
   for (const names of [["a"], ["a", "b", "c"]] as RoomName[][]) {
     const rooms = createFew();
     for (const name of names) rooms.add(name);

@@ -3,17 +3,17 @@
 import { afterEach, expect, test } from "bun:test";
 import { createAdmission } from "../../src/chat/admission.ts";
 import { createMetrics } from "../../src/observe/metrics.ts";
-import { type EngineHouse, openPolling, openSocket, startEngineHouse } from "../fixture/engine.ts";
+import { type GuestServer, openPolling, openSocket, startGuestServer } from "../fixture/engine.ts";
 
-const houses: EngineHouse[] = [];
+const hosts: GuestServer[] = [];
 afterEach(async () => {
-  for (const house of houses.splice(0)) await house.stop();
+  for (const host of hosts.splice(0)) await host.stop();
 });
 
-function start(options: Parameters<typeof startEngineHouse>[0]): EngineHouse {
-  const house = startEngineHouse(options);
-  houses.push(house);
-  return house;
+function start(options: Parameters<typeof startGuestServer>[0]): GuestServer {
+  const host = startGuestServer(options);
+  hosts.push(host);
+  return host;
 }
 
 const handshake = (url: string, more = "") => fetch(`${url}/socket.io/?EIO=4&transport=polling${more}`);

@@ -7,24 +7,24 @@ import { io as connectClient } from "socket.io-client";
 import { LIMITS } from "../../src/limits.ts";
 import {
   clientFrame,
-  type EngineHouse,
-  type EngineHouseOptions,
+  type GuestServer,
+  type GuestServerOptions,
   type GuestPeer,
   openPolling,
   openRawSocket,
   openSocket,
   rawExchange,
-  startEngineHouse,
+  startGuestServer,
 } from "../fixture/engine.ts";
 
-const houses: EngineHouse[] = [];
-const start = (options?: EngineHouseOptions) => {
-  const house = startEngineHouse(options);
-  houses.push(house);
-  return house;
+const hosts: GuestServer[] = [];
+const start = (options?: GuestServerOptions) => {
+  const host = startGuestServer(options);
+  hosts.push(host);
+  return host;
 };
 afterEach(async () => {
-  for (const house of houses.splice(0)) await house.stop();
+  for (const host of hosts.splice(0)) await host.stop();
 });
 
 const handshake = "/socket.io/?EIO=4&transport=polling";
@@ -41,9 +41,9 @@ const faultOf = async (response: Response) => ({
 });
 
 /** Resolves when the session is gone: what it closed for. */
-const closeOf = (house: EngineHouse) =>
+const closeOf = (host: GuestServer) =>
   new Promise<string>((resolve) => {
-    for (const connection of house.engine.connections()) connection.once("close", resolve);
+    for (const connection of host.engine.connections()) connection.once("close", resolve);
   });
 
 describe("createEngine refuses what breaks the protocol", () => {
@@ -263,14 +263,14 @@ describe("createEngine lets go", () => {
   });
 
   test("a poll that its client gives up ends the session", async () => {
-    const house = start();
-    const session = await openPolling(house.url);
+    const host = start();
+    const session = await openPolling(host.url);
     await session.post("40");
     await session.poll();
-    const closed = closeOf(house);
+    const closed = closeOf(host);
     const giveUp = new AbortController();
     const poll = session.poll({ signal: giveUp.signal }).catch((error) => error.name);
-    while (house.server.pendingRequests === 0) await new Promise(setImmediate);
+    while (host.server.pendingRequests === 0) await new Promise(setImmediate);
     giveUp.abort();
     expect(await poll).toBe("AbortError");
     expect(await closed).toBe("transport error");
@@ -280,46 +280,46 @@ describe("createEngine lets go", () => {
   test.each(Array.from({ length: 16 }, (_, steps) => steps))(
     "a request whose session ends %d steps later gets 200 or 400, and leaves no socket behind",
     async (steps) => {
-      const house = start();
+      const host = start();
       const crossing = Bun.serve({
         port: 0,
         hostname: "127.0.0.1",
-        websocket: house.engine.websocket,
+        websocket: host.engine.websocket,
         async fetch(request, server) {
-          const answered = house.engine.handle(request, server);
+          const answered = host.engine.handle(request, server);
           for (let step = 0; step < steps; step++) await null;
-          for (const { transport } of house.engine.connections()) transport.close();
+          for (const { transport } of host.engine.connections()) transport.close();
           return answered;
         },
       });
       const url = crossing.url.origin;
       for (const method of ["GET", "POST"]) {
-        const { sid } = await openPolling(house.url);
+        const { sid } = await openPolling(host.url);
         const init = method === "GET" ? {} : { method, body: "40" };
         expect([200, 400]).toContain((await fetch(`${url}${handshake}&sid=${sid}`, init)).status);
       }
-      const { sid } = await openPolling(house.url);
-      for (const connection of house.engine.connections()) connection["opts"].upgradeTimeout = 50;
+      const { sid } = await openPolling(host.url);
+      for (const connection of host.engine.connections()) connection["opts"].upgradeTimeout = 50;
       await openSocket(url, `&sid=${sid}`).closed;
-      expect([...house.engine.connections()]).toHaveLength(0);
+      expect([...host.engine.connections()]).toHaveLength(0);
       await crossing.stop(true);
     },
   );
 
   test("frames for a socket that has closed are dropped", async () => {
-    const house = start();
-    const arrived = house.nextPeer();
-    const client = openSocket(house.url, "");
+    const host = start();
+    const arrived = host.nextPeer();
+    const client = openSocket(host.url, "");
     await client.frame();
     client.socket.send("40");
     const { socket } = (await arrived).session;
-    const closed = closeOf(house);
+    const closed = closeOf(host);
     client.socket.close();
     await closed;
     for (const frame of ["3", "2", "40", "1", ""]) {
-      house.engine.websocket.message?.(socket as never, frame);
+      host.engine.websocket.message?.(socket as never, frame);
     }
-    expect([...house.engine.connections()]).toHaveLength(0);
+    expect([...host.engine.connections()]).toHaveLength(0);
   });
 });
 
@@ -327,9 +327,9 @@ test.each(["polling", "websocket"])(
   "createEngine asks about a newcomer by its address, over %s",
   async (way) => {
     const asked: string[] = [];
-    const house = start({ admitHandshake: (address) => asked.push(address) });
-    const client = connectClient(house.url, { transports: [way] });
-    await house.nextPeer();
+    const host = start({ admitHandshake: (address) => asked.push(address) });
+    const client = connectClient(host.url, { transports: [way] });
+    await host.nextPeer();
     expect(asked).toEqual(["127.0.0.1"]);
     client.close();
   },
@@ -341,23 +341,23 @@ describe("createEngine bounds what a client sends", () => {
   const pathOf = ({ sid }: { sid: string }) => `${handshake}&sid=${sid}`;
 
   test("a POST while another is read closes the session", async () => {
-    const house = start();
-    const session = await openPolling(house.url);
-    const closed = closeOf(house);
-    const first = connect(house.port, "127.0.0.1");
+    const host = start();
+    const session = await openPolling(host.url);
+    const closed = closeOf(host);
+    const first = connect(host.port, "127.0.0.1");
     first.write(`${chunkedHead(pathOf(session))}3\r\n42[\r\n`);
     // The first is under way when the server has it pending.
-    while (house.server.pendingRequests === 0) await new Promise(setImmediate);
+    while (host.server.pendingRequests === 0) await new Promise(setImmediate);
     expect((await session.post("40")).status).toBe(400);
     await closed;
     first.destroy();
-    expect(house.metrics.snapshot().engine_abuse_closed_total).toBe(1);
+    expect(host.metrics.snapshot().engine_abuse_closed_total).toBe(1);
   });
 
   test("a body of octets closes the session", async () => {
-    const house = start();
-    const session = await openPolling(house.url);
-    const closed = closeOf(house);
+    const host = start();
+    const session = await openPolling(host.url);
+    const closed = closeOf(host);
     const headers = { "Content-Type": "application/octet-stream" };
     expect((await session.post("40", { headers })).status).toBe(400);
     await closed;
@@ -365,10 +365,10 @@ describe("createEngine bounds what a client sends", () => {
 
   test("a body that is not UTF-8 closes the session, and nothing of it is heard", async () => {
     const heard: unknown[] = [];
-    const house = start({ onEvent: (_, name, args) => void heard.push([name, ...args]) });
-    const session = await openPolling(house.url);
+    const host = start({ onEvent: (_, name, args) => void heard.push([name, ...args]) });
+    const session = await openPolling(host.url);
     await session.post("40");
-    const closed = closeOf(house);
+    const closed = closeOf(host);
     const body = Buffer.from('42["say","a\xff"]', "latin1");
     const answer = await fetch(session.url, { method: "POST", body });
     expect(await faultOf(answer)).toEqual({ status: 400, code: 3 });
@@ -377,22 +377,22 @@ describe("createEngine bounds what a client sends", () => {
   });
 
   test("a body that its client gives up closes the session", async () => {
-    const house = start();
-    const session = await openPolling(house.url);
-    const closed = closeOf(house);
-    const first = connect(house.port, "127.0.0.1");
+    const host = start();
+    const session = await openPolling(host.url);
+    const closed = closeOf(host);
+    const first = connect(host.port, "127.0.0.1");
     first.write(`${chunkedHead(pathOf(session))}3\r\n42[\r\n`);
-    while (house.server.pendingRequests === 0) await new Promise(setImmediate);
+    while (host.server.pendingRequests === 0) await new Promise(setImmediate);
     first.destroy();
     await closed;
   });
 
   test("a body that does not end in time closes the session", async () => {
-    const house = start({ pingTimeoutMs: 200 });
-    const session = await openPolling(house.url);
-    const answer = await rawExchange(house.port, `${chunkedHead(pathOf(session))}3\r\n42[\r\n`, headersCame);
+    const host = start({ pingTimeoutMs: 200 });
+    const session = await openPolling(host.url);
+    const answer = await rawExchange(host.port, `${chunkedHead(pathOf(session))}3\r\n42[\r\n`, headersCame);
     expect(statusOf(answer)).toBe(400);
-    expect([...house.engine.connections()]).toHaveLength(0);
+    expect([...host.engine.connections()]).toHaveLength(0);
   });
 
   test.each([
@@ -445,13 +445,13 @@ describe("createEngine bounds what a client sends", () => {
     ["empty packets", "\x1e".repeat(900_000)],
   ])("too many %s in one POST close the session before any is read", async (_, body) => {
     let joined = 0;
-    const house = start({ onDisconnect: () => joined++ });
-    const session = await openPolling(house.url);
-    const closed = closeOf(house);
+    const host = start({ onDisconnect: () => joined++ });
+    const session = await openPolling(host.url);
+    const closed = closeOf(host);
     expect((await session.post(`40\x1e${body}`)).status).toBe(400);
     await closed;
     expect(joined).toBe(0);
-    expect(house.metrics.snapshot().engine_abuse_closed_total).toBe(1);
+    expect(host.metrics.snapshot().engine_abuse_closed_total).toBe(1);
   });
 
   test("a client may join and leave as often as it likes", async () => {
@@ -475,36 +475,36 @@ describe("createEngine bounds what a client sends", () => {
       numbers.push(number);
       if (number === 4_999) resolve(numbers);
     };
-    const house = start({ events: { n } });
-    const session = await openPolling(house.url);
+    const host = start({ events: { n } });
+    const session = await openPolling(host.url);
     await session.post("40");
     const body = Array.from({ length: 5_000 }, (_, n) => `42["n",${n}]`).join("\x1e");
     expect((await session.post(body)).status).toBe(200);
     expect(await got).toEqual(Array.from({ length: 5_000 }, (_, n) => n));
   });
 
-  test("as many frames as may come in one turn are all taken, however often, and one more ends the session", async () => {
+  test("as many frames as may come in one tick are all taken, however often, and one more ends the session", async () => {
     let taken = 0;
-    const house = start({ events: { n: () => taken++ } });
-    const arrived = house.nextPeer();
-    const client = openSocket(house.url, "");
+    const host = start({ events: { n: () => taken++ } });
+    const arrived = host.nextPeer();
+    const client = openSocket(host.url, "");
     await client.frame();
     client.socket.send("40");
     const { socket } = (await arrived).session;
     const take = (count: number) => {
-      for (let n = 0; n < count; n++) house.engine.websocket.message?.(socket as never, '42["n"]');
+      for (let n = 0; n < count; n++) host.engine.websocket.message?.(socket as never, '42["n"]');
     };
-    for (let turn = 1; turn <= 3; turn++) {
+    for (let tick = 1; tick <= 3; tick++) {
       await new Promise(setImmediate);
       take(LIMITS.packetsPerTickMax);
-      expect(taken).toBe(turn * LIMITS.packetsPerTickMax);
+      expect(taken).toBe(tick * LIMITS.packetsPerTickMax);
     }
-    expect(house.metrics.snapshot().engine_abuse_closed_total).toBe(0);
+    expect(host.metrics.snapshot().engine_abuse_closed_total).toBe(0);
     await new Promise(setImmediate);
     take(LIMITS.packetsPerTickMax + 1);
     expect(taken).toBe(4 * LIMITS.packetsPerTickMax);
     await client.closed;
-    expect(house.metrics.snapshot().engine_abuse_closed_total).toBe(1);
+    expect(host.metrics.snapshot().engine_abuse_closed_total).toBe(1);
   });
 
   test("a second probe ends the socket: each would arm a timer for ever", async () => {
@@ -528,8 +528,8 @@ describe("createEngine keeps time", () => {
   });
 
   test.each(["polling", "websocket"])("a stock client over %s lives through its pings", async (transport) => {
-    const house = start({ pingIntervalMs: 40, pingTimeoutMs: 400 });
-    const client = connectClient(house.url, { transports: [transport], reconnection: false });
+    const host = start({ pingIntervalMs: 40, pingTimeoutMs: 400 });
+    const client = connectClient(host.url, { transports: [transport], reconnection: false });
     let ended = false;
     client.on("disconnect", () => {
       ended = true;
@@ -543,10 +543,10 @@ describe("createEngine keeps time", () => {
   });
 
   test("pongs that no ping asked for do not keep a session alive", async () => {
-    const house = start({ pingIntervalMs: 100, pingTimeoutMs: 300 });
-    const session = await openPolling(house.url);
+    const host = start({ pingIntervalMs: 100, pingTimeoutMs: 300 });
+    const session = await openPolling(host.url);
     await session.post("40");
-    const closed = closeOf(house);
+    const closed = closeOf(host);
     let over = false;
     closed.then(() => {
       over = true;
@@ -711,21 +711,21 @@ describe("createEngine cuts off who does not read", () => {
 
 test("createEngine never skips a message for a slow reader that keeps sending", async () => {
   // Bun's own close at its limit lets such a reader stay and miss messages.
-  const house = start({ outboundBytesMax: 65_536, events: { noise() {} } });
-  const arrived = house.nextPeer();
-  const client = await openRawSocket(house.port);
+  const host = start({ outboundBytesMax: 65_536, events: { noise() {} } });
+  const arrived = host.nextPeer();
+  const client = await openRawSocket(host.port);
   client.send("40");
-  house.join(await arrived, "room");
+  host.join(await arrived, "room");
   let ended = false;
   client.closed.then(() => {
     ended = true;
   });
   const noise = clientFrame(`42["noise","${"n".repeat(500)}"]`);
   const pad = "x".repeat(10_000);
-  for (let n = 0, turn = 0; !ended && turn < 5_000; turn++) {
-    for (let i = 0; i < 50; i++) house.publish("room", "m", n++, pad);
+  for (let n = 0, tick = 0; !ended && tick < 5_000; tick++) {
+    for (let i = 0; i < 50; i++) host.publish("room", "m", n++, pad);
     if (!client.tcp.destroyed) client.tcp.write(noise);
-    if (turn % 20 === 0) client.tcp.isPaused() ? client.tcp.resume() : client.tcp.pause();
+    if (tick % 20 === 0) client.tcp.isPaused() ? client.tcp.resume() : client.tcp.pause();
     await new Promise(setImmediate);
   }
   client.tcp.resume();
@@ -734,21 +734,21 @@ test("createEngine never skips a message for a slow reader that keeps sending", 
     .filter((text) => text.startsWith('42["m"'))
     .map((text) => Number(text.slice(7, text.indexOf(",", 7))));
   expect(got).toEqual(Array.from(got, (_, n) => n));
-  expect(house.metrics.snapshot().slow_clients_disconnected_total).toBe(1);
+  expect(host.metrics.snapshot().slow_clients_disconnected_total).toBe(1);
 });
 
 test("createEngine bounds what waits for a client that does not poll", async () => {
-  const house = start({ outboundBytesMax: 100_000 });
-  const arrived = house.nextPeer();
-  const session = await openPolling(house.url);
+  const host = start({ outboundBytesMax: 100_000 });
+  const arrived = host.nextPeer();
+  const session = await openPolling(host.url);
   await session.post("40");
   const peer = await arrived;
-  const closed = closeOf(house);
+  const closed = closeOf(host);
   // What waits already is the answer to CONNECT: 9 × 10 kB more stay below the ceiling, 10 do not.
   for (let n = 0; n < 9; n++) peer.emit("m", "x".repeat(10_000));
-  expect(house.metrics.snapshot().slow_clients_disconnected_total).toBe(0);
+  expect(host.metrics.snapshot().slow_clients_disconnected_total).toBe(0);
   peer.emit("m", "x".repeat(10_000));
   expect(await closed).toBe("transport close");
-  expect(house.metrics.snapshot().slow_clients_disconnected_total).toBe(1);
+  expect(host.metrics.snapshot().slow_clients_disconnected_total).toBe(1);
   expect(await faultOf(await session.poll())).toEqual({ status: 400, code: 1 });
 });

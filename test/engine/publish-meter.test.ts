@@ -8,7 +8,7 @@ let meter: PublishMeter | undefined;
 afterEach(() => meter?.stop());
 
 describe("createPublishMeter", () => {
-  test("sweeps in the next turn once enough was published, and again for what was not flushed then", async () => {
+  test("sweeps in the next tick once enough was published, and again for what was not flushed then", async () => {
     const swept: (() => void)[] = [];
     const sweep = () => new Promise<void>((resolve) => swept.push(resolve));
     const [first, second] = [sweep(), sweep()];
@@ -32,7 +32,7 @@ describe("createPublishMeter", () => {
     await swept;
   });
 
-  test("lets a turn publish up to the ceiling, and more only when that has been flushed", async () => {
+  test("lets a tick publish up to the ceiling, and more only when that has been flushed", async () => {
     let sweeps = 0;
     let swept = () => {};
     meter = createPublishMeter(() => {

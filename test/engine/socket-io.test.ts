@@ -5,11 +5,11 @@ import fc from "fast-check";
 import { Encoder, PacketType } from "socket.io-parser";
 import { eventFrame } from "../../src/engine/socket-io.ts";
 import {
-  type EngineHouseOptions,
+  type GuestServerOptions,
   type GuestPeer,
   openPolling,
   openSocket,
-  startEngineHouse,
+  startGuestServer,
 } from "../fixture/engine.ts";
 import { type Part, play, type ScriptedServer, startOurs, WAYS } from "../fixture/frame-scripts.ts";
 
@@ -19,14 +19,14 @@ beforeAll(() => {
 });
 afterAll(() => ours.stop());
 
-const houses: { stop(): Promise<void> }[] = [];
+const hosts: { stop(): Promise<void> }[] = [];
 afterEach(async () => {
-  for (const house of houses.splice(0)) await house.stop();
+  for (const host of hosts.splice(0)) await host.stop();
 });
-function start(options: EngineHouseOptions) {
-  const house = startEngineHouse(options);
-  houses.push(house);
-  return house;
+function start(options: GuestServerOptions) {
+  const host = startGuestServer(options);
+  hosts.push(host);
+  return host;
 }
 
 const CONNECTED = '40{"sid":""}';
@@ -143,8 +143,8 @@ describe.each(WAYS)("createSocketIo over %s", (way) => {
 
 describe("createSocketIo", () => {
   test("ends a session that joins nothing in time, and none that has joined once", async () => {
-    const house = start({ connectTimeoutMs: 400, events: { ask: (peer) => peer.emit("answer") } });
-    const [joined, left] = [openSocket(house.url, ""), openSocket(house.url, "")];
+    const host = start({ connectTimeoutMs: 400, events: { ask: (peer) => peer.emit("answer") } });
+    const [joined, left] = [openSocket(host.url, ""), openSocket(host.url, "")];
     for (const { frame, socket } of [joined, left]) {
       await frame();
       socket.send("40");
@@ -152,16 +152,16 @@ describe("createSocketIo", () => {
     }
     left.socket.send("41");
     const [silent, refused, polling] = [
-      openSocket(house.url, ""),
-      openSocket(house.url, ""),
-      await openPolling(house.url),
+      openSocket(host.url, ""),
+      openSocket(host.url, ""),
+      await openPolling(host.url),
     ];
     await refused.frame();
     refused.socket.send("40/nowhere,");
     await Promise.all([silent.closed, refused.closed]);
     // The one that polls is younger by a little.
     while ((await polling.poll()).status === 200);
-    expect([...house.engine.connections()]).toHaveLength(2);
+    expect([...host.engine.connections()]).toHaveLength(2);
     joined.socket.send('42["ask"]');
     expect(await joined.frame()).toBe('42["answer"]');
     left.socket.send("40");
@@ -175,8 +175,8 @@ describe("createSocketIo", () => {
     "ends a session whose packet is too long with its attachments, after %j",
     async (first) => {
       const heard: unknown[] = [];
-      const house = start({ packetBytesMax: 1_000, onEvent: (_, name) => heard.push(name) });
-      const client = openSocket(house.url, "");
+      const host = start({ packetBytesMax: 1_000, onEvent: (_, name) => heard.push(name) });
+      const client = openSocket(host.url, "");
       await client.frame();
       if (first !== "") {
         client.socket.send(first);
@@ -197,13 +197,13 @@ describe("createSocketIo", () => {
       client.socket.send(new Uint8Array(2));
       await client.closed;
       expect(heard).toHaveLength(before);
-      expect(house.metrics.snapshot().engine_abuse_closed_total).toBe(1);
+      expect(host.metrics.snapshot().engine_abuse_closed_total).toBe(1);
     },
   );
 
   test("ends a session whose packet does not get its attachments in time, and none whose did", async () => {
-    const house = start({ connectTimeoutMs: 200 });
-    const [whole, lacking, early] = [0, 1, 2].map(() => openSocket(house.url, ""));
+    const host = start({ connectTimeoutMs: 200 });
+    const [whole, lacking, early] = [0, 1, 2].map(() => openSocket(host.url, ""));
     for (const client of [whole, lacking, early]) await client?.frame();
     for (const client of [whole, lacking]) {
       client?.socket.send("40");
@@ -212,19 +212,19 @@ describe("createSocketIo", () => {
     for (const client of [whole, lacking, early]) client?.socket.send(withAttachments);
     for (const part of [ONE, TWO]) whole?.socket.send(part);
     await Promise.all([lacking?.closed, early?.closed]);
-    expect(house.metrics.snapshot().engine_abuse_closed_total).toBe(2);
-    // Whoever comes now is late only when everything before is.
-    await openSocket(house.url, "").closed;
+    expect(host.metrics.snapshot().engine_abuse_closed_total).toBe(2);
+    // A connection that comes now is late only after all that came before.
+    await openSocket(host.url, "").closed;
     whole?.socket.send("40/nowhere,");
     expect(await whole?.frame()).toStartWith("44/nowhere,");
     whole?.socket.close();
   });
 
   test("ends each session in its own time, the later ones too", async () => {
-    const house = start({ connectTimeoutMs: 40 });
+    const host = start({ connectTimeoutMs: 40 });
     for (let round = 0; round < 3; round++) {
       const began = performance.now();
-      const late = openSocket(house.url, "");
+      const late = openSocket(host.url, "");
       await late.frame();
       await late.closed;
       expect(performance.now() - began).toBeGreaterThan(35);
@@ -235,20 +235,20 @@ describe("createSocketIo", () => {
     const upgrades: string[] = [];
     const ends: string[] = [];
     const { promise: ended, resolve } = Promise.withResolvers<void>();
-    const house = start({
+    const host = start({
       onUpgrade: (peer) => upgrades.push(peer.namespace),
       onDisconnect(peer, reason) {
         if (ends.push(`${peer.namespace} ${reason}`) === 2) resolve();
       },
     });
-    const arrived = house.nextPeer();
-    const session = await openPolling(house.url);
+    const arrived = host.nextPeer();
+    const session = await openPolling(host.url);
     await session.post("40/other,\x1e40");
     const peer = await arrived;
-    const [other] = house.others as ReadonlySet<GuestPeer>;
+    const [other] = host.others as ReadonlySet<GuestPeer>;
     expect(other?.session === peer.session).toBe(true);
     expect(peer.session.socket).toBeUndefined();
-    const client = openSocket(house.url, `&sid=${session.sid}`);
+    const client = openSocket(host.url, `&sid=${session.sid}`);
     await client.opened;
     client.socket.send("2probe");
     expect(await client.frame()).toBe("3probe");
@@ -256,7 +256,7 @@ describe("createSocketIo", () => {
     expect(polled.map((frame) => frame.slice(0, 3))).toEqual(["40/", "40{"]);
     client.socket.send("5");
     client.socket.send("41");
-    while (house.peers.size > 0) await new Promise(setImmediate);
+    while (host.peers.size > 0) await new Promise(setImmediate);
     expect(peer.session.socket).toBeDefined();
     expect(upgrades).toEqual(["/", "/other"]);
     other?.ackJson(7, '{"ok":true}');
@@ -267,9 +267,9 @@ describe("createSocketIo", () => {
   });
 
   test("gives each connection an id that is not the session's", async () => {
-    const house = start({});
+    const host = start({});
     const seen = new Set<string>();
-    const client = openSocket(house.url, "");
+    const client = openSocket(host.url, "");
     const { sid } = JSON.parse((await client.frame()).slice(1)) as { sid: string };
     for (const packet of ["40", "40/other,", "41", "40"]) {
       client.socket.send(packet);

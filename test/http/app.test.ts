@@ -112,7 +112,7 @@ describe("what fails inside", () => {
 });
 
 describe("a store that is away", () => {
-  test("is 503 for whoever reads or sends, and may be tried again", async () => {
+  test("is 503 for reads and sends, and may be tried again", async () => {
     const away = () => Promise.reject(new ChatError("storage_unavailable"));
     const failing = await startHttpApp({
       between: (repository) => ({

@@ -30,7 +30,7 @@ test("keep remembers what is asked for a second time, and again at once after a 
   expect(pages.find("/a?")).toBeUndefined();
   pages.keep("/a?", lobby, 2, "page of now");
   expect(pages.find("/a?")).toBe("page of now");
-  // Whoever asks for ever others is forgotten.
+  // A request is forgotten once so many others have come.
   pages.keep("/b?", lobby, 2, "page");
   for (let n = 0; n < LIMITS.pagesAskedOnceMax; n += 1) pages.keep(`/${n}`, lobby, 2, "page");
   pages.keep("/b?", lobby, 2, "page");

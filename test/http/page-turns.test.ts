@@ -1,27 +1,27 @@
-/** Long pages one in each turn of the event loop, ordinary ones as they come. */
+/** Long pages one in each tick of the event loop, ordinary ones as they come. */
 
 import { expect, test } from "bun:test";
 import { createPageTurns } from "../../src/http/page-turns.ts";
 import { LIMITS } from "../../src/limits.ts";
 import { createMetrics } from "../../src/observe/metrics.ts";
 
-/** Takes a turn by itself. */
+/** Takes a tick by itself. */
 const LONG = "x".repeat(LIMITS.pageTurnBytes);
-/** Fits a turn twice, and three times are too much. */
+/** Fits a tick twice, and three times are too much. */
 const HALF = "x".repeat(LIMITS.pageTurnBytes / 2 - 1);
 const SHORT = "x".repeat(LIMITS.longPageBytes);
 
-/** Counts the turns of the event loop until told to stop. */
-function countTurns() {
-  let turn = 0;
+/** Counts the ticks of the event loop until told to stop. */
+function countTicks() {
+  let tick = 0;
   let isOver = false;
   const next = () => {
-    turn += 1;
+    tick += 1;
     if (!isOver) setImmediate(next);
   };
   setImmediate(next);
   return {
-    now: () => turn,
+    now: () => tick,
     [Symbol.dispose]: () => {
       isOver = true;
     },
@@ -33,26 +33,26 @@ const refusalOf = (making: Promise<unknown>) => making.catch((error: unknown) =>
 
 test("make lets the loop go round after a long page, and takes who waits in order", async () => {
   const turns = createPageTurns({ metrics: createMetrics() });
-  using counted = countTurns();
-  const made: { page: number; turn: number }[] = [];
+  using counted = countTicks();
+  const made: { page: number; tick: number }[] = [];
   const make = (page: number) =>
     turns.make(
       async () => page,
       () => {
-        made.push({ page, turn: counted.now() });
+        made.push({ page, tick: counted.now() });
         return LONG;
       },
     );
   await make(0);
   await Promise.all([1, 2, 3, 4, 5].map(make));
   expect(made.map(({ page }) => page)).toEqual([0, 1, 2, 3, 4, 5]);
-  // This counter's immediates may stand before or after theirs: two pages in one of its turns are one of each side.
-  const perTurn = made.map(({ turn }) => made.filter((other) => other.turn === turn).length);
-  expect(Math.max(...perTurn)).toBeLessThanOrEqual(2);
-  expect((made.at(-1)?.turn ?? 0) - (made[0]?.turn ?? 0)).toBeGreaterThanOrEqual(4);
+  // This counter's immediates may stand before or after theirs: two pages in one of its ticks are one of each side.
+  const perTick = made.map(({ tick }) => made.filter((other) => other.tick === tick).length);
+  expect(Math.max(...perTick)).toBeLessThanOrEqual(2);
+  expect((made.at(-1)?.tick ?? 0) - (made[0]?.tick ?? 0)).toBeGreaterThanOrEqual(4);
 });
 
-test("make encodes in separate turns what was read at the same time", async () => {
+test("make encodes in separate ticks what was read at the same time", async () => {
   const turns = createPageTurns({ metrics: createMetrics() });
   const read = Promise.withResolvers<void>();
   let made = 0;
@@ -72,7 +72,7 @@ test("make encodes in separate turns what was read at the same time", async () =
   expect(made).toBe(4);
 });
 
-test("make makes as many in one turn as there is time for, and short ones that had to wait among them", async () => {
+test("make makes as many in one tick as there is time for, and short ones that had to wait among them", async () => {
   const turns = createPageTurns({ metrics: createMetrics() });
   const make = async (json: string) =>
     turns.make(
@@ -96,7 +96,7 @@ test("make makes as many in one turn as there is time for, and short ones that h
 
 test("make makes short pages at once", async () => {
   const turns = createPageTurns({ metrics: createMetrics() });
-  using counted = countTurns();
+  using counted = countTicks();
   for (let n = 0; n < 10; n += 1)
     expect(
       await turns.make(

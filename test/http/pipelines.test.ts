@@ -3,10 +3,10 @@ import { LIMITS } from "../../src/limits.ts";
 import { createMetrics } from "../../src/observe/metrics.ts";
 import { createPipelines } from "../../src/http/pipelines.ts";
 
-const nextTurn = () => new Promise((resolve) => setImmediate(resolve));
+const nextTick = () => new Promise((resolve) => setImmediate(resolve));
 
 /** Asks on a connection from that port: whether it is refused. */
-function house() {
+function askingAt() {
   const metrics = createMetrics();
   const pipelines = createPipelines({ metrics });
   const request = new Request("http://chat.test/");
@@ -15,10 +15,10 @@ function house() {
   return { metrics, ask };
 }
 
-test("createPipelines refuses one connection's requests beyond the ceiling of a turn, and counts them", async () => {
-  const { ask, metrics } = house();
-  for (let turn = 0; turn < 2; turn++) {
-    await nextTurn();
+test("createPipelines refuses one connection's requests beyond the ceiling of a tick, and counts them", async () => {
+  const { ask, metrics } = askingAt();
+  for (let tick = 0; tick < 2; tick++) {
+    await nextTick();
     for (let n = 0; n <= LIMITS.requestsPerTickMax; n++) expect(ask(1)).toBeUndefined();
   }
   const refused = ask(1);
@@ -29,9 +29,9 @@ test("createPipelines refuses one connection's requests beyond the ceiling of a 
   expect(metrics.snapshot().requests_overloaded_total).toBe(1);
 });
 
-test("createPipelines lets any number of connections ask in one turn, and those that have none", async () => {
-  const { ask, metrics } = house();
-  await nextTurn();
+test("createPipelines lets any number of connections ask in one tick, and those that have none", async () => {
+  const { ask, metrics } = askingAt();
+  await nextTick();
   for (let n = 0; n < 5 * LIMITS.requestsPerTickMax; n++) expect(ask(n)).toBeUndefined();
   for (let n = 0; n < 5; n++) expect(ask(null)).toBeUndefined();
   expect(metrics.snapshot().requests_overloaded_total).toBe(0);

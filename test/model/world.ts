@@ -156,9 +156,10 @@ export async function createWorld(env: Readonly<Record<string, string>>): Promis
 
   async function send(member: Member, room: string, as: Naming): Promise<void> {
     const sent = draft(member, room, as);
-    // A connection that has left a room is not waited for: it is refused at once.
+    const asked = member.link.call("send_message", sent.draft);
+    // A send that waits for a join is refused at once when its client leaves the room.
     if (!member.joined.has(room)) await member.link.call("leave_room", room);
-    const answer = await member.link.call("send_message", sent.draft);
+    const answer = await asked;
     if (!member.joined.has(room)) {
       expect(answer).toMatchObject({ ok: false, error: { code: "not_in_room" } });
     } else if (sent.first >= 0 && as === "conflict") {

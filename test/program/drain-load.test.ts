@@ -33,7 +33,7 @@ async function sendWithoutRest(member: Member, name: string, inFlight: number) {
         .send({ room: "lobby", user_id: name, message: clientId, client_id: clientId })
         .catch(() => "no answer" as const);
       sent.push({ clientId, answer });
-      // Whoever is told to go elsewhere does not ask again here.
+      // A client that is told to go elsewhere does not ask again here.
       if (answer !== "no answer" && !answer.ok) return;
     }
   };

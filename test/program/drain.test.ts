@@ -286,7 +286,7 @@ async function endWhileMongoHangs() {
   const tookMs = performance.now() - began;
   console.log(`ended with ${code} after ${Math.round(tookMs)} ms with a MongoDB that hangs`);
   expect(tookMs).toBeLessThan(8_000);
-  // Whoever comes first, the operation's ceiling or the deadline: nothing says that it was stored.
+  // The operation's ceiling or the deadline, whichever comes first: nothing says that it was stored.
   const said = await answer;
   if (said !== "no answer" || code === 0)
     expect(said).toMatchObject({ error: { code: "storage_unavailable" } });

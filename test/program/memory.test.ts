@@ -71,7 +71,7 @@ describe("a reader that stops reading", () => {
     await reader.said("joined at 0");
 
     const count = 2_048;
-    // The runtime goes on taking memory for a while under such a load, some 20 MB, whoever reads.
+    // The runtime goes on taking memory for a while under such a load, some 20 MB, whether anyone reads or not.
     for (let warm = 0; warm < 2; warm += 1) await flood(program, sender, count);
     const withReader = await flood(program, sender, count); // the control: everyone reads
     await reader.said(`seq ${3 * count}`);

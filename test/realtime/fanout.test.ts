@@ -6,12 +6,12 @@ import { type Socket as Client, io as connectClient } from "socket.io-client";
 import { LIMITS } from "../../src/limits.ts";
 import { type Chance, createChance, freshSeed } from "../fixture/chance.ts";
 import {
-  type EngineHouse,
-  type EngineHouseOptions,
+  type GuestServer,
+  type GuestServerOptions,
   type GuestPeer,
   openPolling,
   openSocket,
-  startEngineHouse,
+  startGuestServer,
 } from "../fixture/engine.ts";
 
 const CLIENTS = 6;
@@ -20,14 +20,14 @@ const STEPS = 80;
 const BURST = 16;
 const seed = Number(process.env.FANOUT_SEED ?? freshSeed());
 
-const houses: EngineHouse[] = [];
+const hosts: GuestServer[] = [];
 afterEach(async () => {
-  for (const house of houses.splice(0)) await house.stop();
+  for (const host of hosts.splice(0)) await host.stop();
 });
-function start(options?: EngineHouseOptions) {
-  const house = startEngineHouse(options);
-  houses.push(house);
-  return house;
+function start(options?: GuestServerOptions) {
+  const host = startGuestServer(options);
+  hosts.push(host);
+  return host;
 }
 
 const TRANSPORTS = {
@@ -37,7 +37,7 @@ const TRANSPORTS = {
 } as const;
 type Way = keyof typeof TRANSPORTS;
 
-/** What happens within one turn of the loop. */
+/** What happens within one tick of the loop. */
 type Act =
   | { readonly do: "join" | "leave" | "room_except"; readonly who: number; readonly room: string }
   | { readonly do: "direct" | "direct_binary" | "direct_other"; readonly who: number }
@@ -111,7 +111,7 @@ const shown = (args: readonly unknown[]) =>
 async function play(script: readonly Step[]) {
   const settling = new Map<string, () => void>();
   const ending = new Map<string, () => void>();
-  const house = start({
+  const host = start({
     events: { settled: (peer) => settling.get(peer.id)?.() },
     onDisconnect: (peer) => ending.get(peer.id)?.(),
   });
@@ -137,11 +137,11 @@ async function play(script: readonly Step[]) {
   const acts: { [K in Act["do"]]: (act: Act & { readonly do: K }, label: string) => void } = {
     join({ who, room }) {
       membersOf(room).add(who);
-      house.join(listenerOf(who).peer, room);
+      host.join(listenerOf(who).peer, room);
     },
     leave({ who, room }) {
       membersOf(room).delete(who);
-      house.leave(listenerOf(who).peer, room);
+      host.leave(listenerOf(who).peer, room);
     },
     direct({ who }, label) {
       expected[who]?.push(label);
@@ -157,18 +157,18 @@ async function play(script: readonly Step[]) {
     },
     room({ room }, label) {
       expectIn(room, label);
-      house.publish(room, "m", label);
+      host.publish(room, "m", label);
     },
     room_except({ room, who }, label) {
       expectIn(room, label, who);
-      house.publishExcept(listenerOf(who).peer, room, "m", label);
+      host.publishExcept(listenerOf(who).peer, room, "m", label);
     },
   };
   const act = (one: Act) => (acts[one.do] as (act: Act, label: string) => void)(one, `${one.do}:${n++}`);
 
   async function connect(who: number, way: Way) {
-    const arrived = house.nextPeer();
-    const client = connectClient(house.url, {
+    const arrived = host.nextPeer();
+    const client = connectClient(host.url, {
       transports: [...TRANSPORTS[way]],
       reconnection: false,
       forceNew: true,
@@ -181,7 +181,7 @@ async function play(script: readonly Step[]) {
     otherClient.on("m", (...args) => heard[who]?.push(`other ${shown(args)}`));
     const peer = await arrived;
     await Promise.all([connected, otherConnected]);
-    const other = [...house.others].find(({ session }) => session === peer.session) as GuestPeer;
+    const other = [...host.others].find(({ session }) => session === peer.session) as GuestPeer;
     listeners.set(who, { client, peer, other });
   }
 
@@ -209,7 +209,7 @@ async function play(script: readonly Step[]) {
     else act(step);
   }
   await Promise.all([...listeners.values()].map(settled));
-  const present = new Map(ROOMS.map((room) => [room, [...house.fanout.members(room)]]));
+  const present = new Map(ROOMS.map((room) => [room, [...host.fanout.members(room)]]));
   const peersOf = (room: string) => [...membersOf(room)].map((who) => listenerOf(who).peer);
   for (const room of ROOMS) expect(new Set(present.get(room))).toEqual(new Set(peersOf(room)));
   for (const { client } of listeners.values()) client.close();
@@ -237,9 +237,9 @@ describe("createFanout", () => {
   const numbers = (count: number) => Array.from({ length: count }, (_, n) => n);
 
   /** A bare WebSocket in `/` whose next frame is the first that it is sent there. */
-  async function enter(house: EngineHouse) {
-    const arrived = house.nextPeer();
-    const client = openSocket(house.url, "");
+  async function enter(host: GuestServer) {
+    const arrived = host.nextPeer();
+    const client = openSocket(host.url, "");
     client.socket.onopen = () => client.socket.send("40");
     const peer = await arrived;
     await client.frame();
@@ -249,28 +249,28 @@ describe("createFanout", () => {
 
   test("keeps the order of publishes and direct packets through an upgrade in the middle of a burst", async () => {
     const { promise: settled, resolve } = Promise.withResolvers<void>();
-    const house = start({ events: { settled: () => resolve() } });
-    const arrived = house.nextPeer();
-    const client = connectClient(house.url, { reconnection: false });
+    const host = start({ events: { settled: () => resolve() } });
+    const arrived = host.nextPeer();
+    const client = connectClient(host.url, { reconnection: false });
     const heard: number[] = [];
     client.on("m", (n: number) => heard.push(n));
     client.on("settle", () => client.emit("settled"));
     const peer = await arrived;
-    house.join(peer, "room");
+    host.join(peer, "room");
     let n = 0;
     let upgraded = false;
     peer.session.conn.once("upgrade", () => {
       upgraded = true;
-      // In the turn of the upgrade, right behind what the engine had queued.
+      // In the tick of the upgrade, right behind what the engine had queued.
       queueMicrotask(() => {
-        house.publish("room", "m", n++);
+        host.publish("room", "m", n++);
         peer.emit("m", n++);
-        house.publish("room", "m", n++);
+        host.publish("room", "m", n++);
       });
     });
     for (let after = 0; after < 50; after += upgraded ? 1 : 0) {
       for (let i = 0; i < 3; i++) {
-        house.publish("room", "m", n++);
+        host.publish("room", "m", n++);
         peer.emit("m", n++);
       }
       await new Promise(setImmediate);
@@ -283,14 +283,14 @@ describe("createFanout", () => {
 
   test("publishes to the WebSockets of a room, and to nobody who left or went", async () => {
     let left = () => {};
-    const house = start({ onDisconnect: () => left() });
-    const { fanout, server } = house;
-    const [first, second, third] = [await enter(house), await enter(house), await enter(house)];
-    for (const { peer } of [first, second, third]) house.join(peer, "room");
-    house.join(third.peer, "room");
+    const host = start({ onDisconnect: () => left() });
+    const { fanout, server } = host;
+    const [first, second, third] = [await enter(host), await enter(host), await enter(host)];
+    for (const { peer } of [first, second, third]) host.join(peer, "room");
+    host.join(third.peer, "room");
     expect(server.subscriberCount("room")).toBe(3);
-    house.leave(first.peer, "room");
-    house.leave(first.peer, "room");
+    host.leave(first.peer, "room");
+    host.leave(first.peer, "room");
     expect(server.subscriberCount("room")).toBe(2);
     second.peer.session.close();
     expect(server.subscriberCount("room")).toBe(1);
@@ -302,38 +302,38 @@ describe("createFanout", () => {
     await gone;
     expect(server.subscriberCount("room")).toBe(0);
     expect([...fanout.members("room")]).toEqual([]);
-    house.publish("room", "m", "to nobody");
+    host.publish("room", "m", "to nobody");
     first.peer.emit("m", "alone");
     expect(await first.client.frame()).toBe('42["m","alone"]');
     first.client.socket.close();
   });
 
   test("writes to the members that poll, and gives them a topic when they upgrade", async () => {
-    const house = start();
-    const arrived = house.nextPeer();
-    const session = await openPolling(house.url);
+    const host = start();
+    const arrived = host.nextPeer();
+    const session = await openPolling(host.url);
     await session.post("40");
     const peer = await arrived;
-    house.join(peer, "room");
-    house.join(peer, "left");
-    house.leave(peer, "left");
-    for (const room of ["room", "left", "elsewhere"]) house.publish(room, "m", room);
-    house.publishExcept(peer, "room", "m", "for the others");
-    expect(house.server.subscriberCount("room")).toBe(0);
+    host.join(peer, "room");
+    host.join(peer, "left");
+    host.leave(peer, "left");
+    for (const room of ["room", "left", "elsewhere"]) host.publish(room, "m", room);
+    host.publishExcept(peer, "room", "m", "for the others");
+    expect(host.server.subscriberCount("room")).toBe(0);
     const packets = (await (await session.poll()).text()).split("\x1e");
     expect(packets.slice(1)).toEqual(['42["m","room"]']);
-    const client = openSocket(house.url, `&sid=${session.sid}`);
+    const client = openSocket(host.url, `&sid=${session.sid}`);
     await client.opened;
     client.socket.send("2probe");
     await client.frame();
     const upgraded = new Promise((resolve) => peer.session.conn.once("upgrade", resolve));
     client.socket.send("5");
     await upgraded;
-    expect(house.server.subscriberCount("room")).toBe(1);
-    expect(house.server.subscriberCount("left")).toBe(0);
-    house.publish("room", "m", 1);
-    house.leave(peer, "room");
-    house.publish("room", "m", 2);
+    expect(host.server.subscriberCount("room")).toBe(1);
+    expect(host.server.subscriberCount("left")).toBe(0);
+    host.publish("room", "m", 1);
+    host.leave(peer, "room");
+    host.publish("room", "m", 2);
     peer.emit("m", 3);
     expect(numberOf(await client.frame())).toBe(1);
     expect(numberOf(await client.frame())).toBe(3);
@@ -341,10 +341,10 @@ describe("createFanout", () => {
   });
 
   test("keeps a room that bears a peer's id apart from the peer", async () => {
-    const house = start();
-    const [victim, namesake] = [await enter(house), await enter(house)];
-    house.join(namesake.peer, victim.peer.id);
-    house.publish(victim.peer.id, "m", "for the room");
+    const host = start();
+    const [victim, namesake] = [await enter(host), await enter(host)];
+    host.join(namesake.peer, victim.peer.id);
+    host.publish(victim.peer.id, "m", "for the room");
     for (const { peer } of [victim, namesake]) peer.emit("m", "for me");
     expect(await victim.client.frame()).toBe('42["m","for me"]');
     expect(await namesake.client.frame()).toBe('42["m","for the room"]');
@@ -352,18 +352,18 @@ describe("createFanout", () => {
     namesake.client.socket.close();
   });
 
-  test("loses nothing when one turn sends more than Bun may hold for topics", async () => {
-    const house = start({ outboundBytesMax: 60_000_000 });
-    const [one, other] = [await enter(house), await enter(house)];
-    for (const { peer } of [one, other]) house.join(peer, "room");
+  test("loses nothing when one tick sends more than Bun may hold for topics", async () => {
+    const host = start({ outboundBytesMax: 60_000_000 });
+    const [one, other] = [await enter(host), await enter(host)];
+    for (const { peer } of [one, other]) host.join(peer, "room");
     const pad = "x".repeat(1_000_000);
     const publishes = [
-      spyOn(house.server, "publish"),
+      spyOn(host.server, "publish"),
       spyOn(other.peer.session.socket as BunWebSocket, "publish"),
     ].flatMap(({ mock }) => mock);
     for (const n of numbers(40)) {
-      if (n % 2 === 0) house.publish("room", "m", n, pad);
-      else house.publishExcept(other.peer, "room", "m", n, pad);
+      if (n % 2 === 0) host.publish("room", "m", n, pad);
+      else host.publishExcept(other.peer, "room", "m", n, pad);
     }
     const published = publishes.flatMap(({ calls }) => calls.map(([, frame]) => String(frame).length));
     expect(published.length).toBeGreaterThan(1);
@@ -376,10 +376,10 @@ describe("createFanout", () => {
     other.client.socket.close();
   });
 
-  test("cuts off who cannot take what one turn sends, and skips nothing before", async () => {
-    const house = start({ outboundBytesMax: 1_000_000 });
-    const { client, peer } = await enter(house);
-    house.join(peer, "room");
+  test("cuts off who cannot take what one tick sends, and skips nothing before", async () => {
+    const host = start({ outboundBytesMax: 1_000_000 });
+    const { client, peer } = await enter(host);
+    host.join(peer, "room");
     let isOpen = true;
     client.closed.then(() => {
       isOpen = false;
@@ -388,13 +388,13 @@ describe("createFanout", () => {
     client.socket.addEventListener("message", ({ data }) => got.push(numberOf(String(data))));
     const pad = "x".repeat(1_000_000);
     let n = 0;
-    for (; n < 40; n++) house.publish("room", "m", n, pad);
+    for (; n < 40; n++) host.publish("room", "m", n, pad);
     for (; isOpen && n < 5_000; n++) {
-      house.publish("room", "m", n);
+      host.publish("room", "m", n);
       await new Promise(setImmediate);
     }
     await client.closed;
     expect(got).toEqual(numbers(got.length));
-    expect(house.metrics.snapshot().slow_clients_disconnected_total).toBe(1);
+    expect(host.metrics.snapshot().slow_clients_disconnected_total).toBe(1);
   });
 });

@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
 import { currentTick } from "../../src/runtime/ticks.ts";
 
-test("currentTick is the same all through a turn, and another one in the next", async () => {
+test("currentTick is the same all through a tick, and another one in the next", async () => {
   const first = currentTick();
   await null;
   expect(currentTick()).toBe(first);

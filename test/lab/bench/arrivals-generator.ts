@@ -11,7 +11,7 @@ export interface Arriving {
   readonly hostname: string;
   readonly port: number;
   readonly serverPid: number;
-  /** Those that come first: what a server takes once, for whoever comes first, is nobody's cost. */
+  /** Those that come first: what a server takes only once, for the first client, is not counted. */
   readonly warmUp: number;
   readonly connections: number;
   readonly roomMembers: number;

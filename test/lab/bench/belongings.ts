@@ -61,7 +61,7 @@ function removeNow(folder: string): void {
       rmSync(folder, { recursive: true, force: true });
       return;
     } catch (error) {
-      // Whoever was killed may have made one more file meanwhile.
+      // A process that was just killed may have made one more file.
       if (time === REMOVALS_MAX) process.stderr.write(`${folder} is left: ${error}\n`);
       Bun.sleepSync(REMOVE_AGAIN_MS);
     }

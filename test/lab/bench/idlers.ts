@@ -31,7 +31,7 @@ export interface Idler {
   say(text: string): void;
   /** The numbers of what came live. */
   readonly live: readonly number[];
-  /** Resolves once it is gone, whoever ended it. */
+  /** Resolves once it is gone, by its own end or by ours. */
   readonly gone: Promise<void>;
   /** Vanishes without a word. */
   drop(): void;

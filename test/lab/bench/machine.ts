@@ -117,7 +117,7 @@ export function descriptors(): number {
 
 export const IN_MEMORY: ReadonlySet<string> = new Set(["tmpfs", "ramfs"]);
 
-/** A folder for the stores: on a disk, as an fsync in memory costs nothing and would flatter whoever syncs most. */
+/** A folder for the stores: on a disk, as an fsync in memory costs nothing and would flatter the server that syncs most. */
 export async function storeFolder(): Promise<ReturnType<typeof ownFolder>> {
   const temporary = tmpdir();
   const isOnDisk = !IN_MEMORY.has(fileSystemOf(temporary));

@@ -16,9 +16,9 @@ export interface Stretch {
 }
 
 export interface OnTheWay {
-  /** The program under test, and whoever asks it and looks at the clock. */
+  /** The program under test, and the harness, which asks it and looks at the clock. */
   readonly programs: readonly number[];
-  /** In the place of something quicker: also what they do while nobody else does anything is nobody's fault. */
+  /** Programs in the place of quicker ones: time in which only they work is not the service's either. */
   readonly standIns: readonly number[];
 }
 

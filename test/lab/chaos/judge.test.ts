@@ -248,7 +248,7 @@ test("judge asks nothing of what was acked after a backup that was put back, and
   expect(await world.judged()).toEqual(["hole", "lost", "unsaid"]);
 });
 
-test("judge finds a member that nobody told of the store's other life, also where its numbers fit", async () => {
+test("judge finds a member that was not told of the store's new epoch, also where its numbers fit", async () => {
   const came = createWorld();
   came.ledger.putBack(came.ledger.backUp());
   const [seen] = came.ledger.sightings;

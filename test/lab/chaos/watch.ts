@@ -3,7 +3,7 @@
 import { availableParallelism, loadavg } from "node:os";
 
 export interface Watch {
-  /** Something changed: whoever waits looks again. */
+  /** Something changed: all that wait look again. */
   changed(): void;
   /** Resolves with true once the condition holds, with false when it does not within that time. */
   until(condition: () => boolean, withinMs: number): Promise<boolean>;

@@ -19,7 +19,7 @@ const ERROR_KEYS = new Set([
   "epoch",
   "first_seq",
 ]);
-/** What nobody's mistake may cause. */
+/** What no mistake of a client may cause. */
 const NOT_FOR_INPUT = new Set(["internal", "storage_unavailable", "draining"]);
 
 /** Judges a refusal in wire form; says it in short. */

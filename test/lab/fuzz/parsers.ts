@@ -2,7 +2,7 @@
 
 import { parseClientId, parseRoomName } from "../../../src/domain/ids.ts";
 import { textFault } from "../../../src/domain/message.ts";
-import { isOriginWelcome, parseOrigin } from "../../../src/domain/origins.ts";
+import { foreignOrigin, isOriginWelcome, parseOrigin } from "../../../src/domain/origins.ts";
 import { formatTimestamp, parseTimestamp } from "../../../src/domain/time.ts";
 import { ChatError } from "../../../src/errors.ts";
 import { targetOf } from "../../../src/http/target.ts";
@@ -153,8 +153,10 @@ const PARSERS = {
         ORIGIN_PIECES,
       ),
     check(text: string) {
+      const told = foreignOrigin(text).message;
+      must(/^[\x20-\x7e]{1,240}$/.test(told), "a refusal repeats what is not printable, or too much");
       const read = parseOrigin(text);
-      if (read === undefined) return "no";
+      if (read === undefined) return `no ${told.startsWith("Origin")}`;
       must(/^https?:\/\/[^/?#@\s]+$/.test(read.origin), "an origin is no origin");
       must(parseOrigin(read.origin)?.origin === read.origin, "an origin does not survive being read again");
       const named = { any: false, named: new Set([read.origin]), hosts: new Set([read.host]) };

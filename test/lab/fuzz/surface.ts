@@ -24,7 +24,7 @@ export interface Surface<Input = unknown> {
   readonly name: string;
   /** How many lanes work at once; 1 for what runs in this process. */
   readonly lanes: number;
-  /** A change is clear to whoever reads the report. */
+  /** A reader of the report sees each change. */
   show(input: Input): string;
   open(chance: Chance): Promise<Lane<Input>> | Lane<Input>;
 }

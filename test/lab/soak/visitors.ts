@@ -15,7 +15,7 @@ export interface VisitorOptions {
   readonly book: Book;
   readonly chance: Chance;
   readonly onRefused: (code: string) => void;
-  /** Refusals that may meet whoever does nothing wrong, but for `rate_limited`. */
+  /** Refusals that a client may get that does nothing wrong, but for `rate_limited`. */
   readonly busyCodes: ReadonlySet<string>;
 }
 
@@ -38,7 +38,7 @@ export function createVisitors(options: VisitorOptions) {
   const { url, port, rooms, book, chance, onRefused, busyCodes } = options;
   let visits = 0;
 
-  /** Whether it was refused for a reason that is nobody's fault; counts it. */
+  /** Whether it was refused for a reason that is not the client's fault; counts it. */
   async function isBusy(response: Response): Promise<boolean> {
     const { error } = (await response.json()) as { error: WireError };
     onRefused(error.code);

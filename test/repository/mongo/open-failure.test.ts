@@ -82,6 +82,9 @@ function failureTests(): void {
           expect(outcome).toMatch(/^(storage_unavailable|rejected,rejected)$/);
           expect(ms).toBeLessThan(2_000);
         }
+        // Clients may rely on these words (docs/PROTOCOL.md).
+        const [refused] = await repository.append([draft("a")]);
+        expect((refused as { error: Error }).error.message).toContain("the message was not stored");
         await until(
           () => !repository.status().up && lines.some((line) => line.includes("store_unreachable")),
         );

@@ -7,7 +7,7 @@ import { ownProcess } from "../belongings.ts";
 /** All that peers install lies here; nothing else on the machine is changed, but for the package managers' own caches. */
 export const CACHE = resolve(import.meta.dir, "../../../../.cache/bench-peers");
 
-/** Why a peer cannot take part, in words for whoever runs the bench. */
+/** Why a peer cannot take part, in words for the person who runs the bench. */
 export class LeftOut extends Error {}
 
 /** What the command printed, trimmed. Rejects with LeftOut where it is missing or fails. */

@@ -37,7 +37,7 @@ process.on("SIGUSR2", () => {
   };
   windows += 1;
   delays = [];
-  // Whoever reads it sees the whole of it or nothing.
+  // A reader sees the whole of it or nothing.
   writeFileSync(`${file}.new`, JSON.stringify(seen));
   renameSync(`${file}.new`, file);
 });

@@ -241,7 +241,7 @@ fn main() -> Result<(), Box<dyn Error + marker::Send + Sync>> {
         .enable_all()
         .build()?;
     runtime.block_on(async { tokio::spawn(serve()).await })??;
-    // What a connection still waits for is nobody's business now.
+    // What a connection still waits for no longer matters.
     runtime.shutdown_background();
     Ok(())
 }
