@@ -27,18 +27,18 @@ export function hold(path: string, newEpoch: () => Epoch): Hold {
     for (const descriptor of descriptors.toReversed()) closeSync(descriptor);
   };
   try {
+    const companion = createCompanion(descriptors[0] as number);
     // The file that is there, and the one that is put in its place.
     const found = openLocked(path);
     descriptors.push(found);
     checkMount(path, found);
-    const made = makeStore(path, newEpoch());
+    const made = makeStore(path, newEpoch(), companion);
     if (made !== undefined) descriptors.push(made);
+    return { path, descriptor: made ?? found, companion, release };
   } catch (error) {
     release();
     throw error;
   }
-  const [companion, file] = [descriptors[0] as number, descriptors.at(-1) as number];
-  return { path, descriptor: file, companion: createCompanion(companion), release };
 }
 
 /**
