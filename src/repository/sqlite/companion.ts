@@ -13,7 +13,11 @@ import { SEQ_BITS, writeEpoch, writeHasCompanion } from "./schema.ts";
 /** What the companion says. */
 export interface CompanionRecord {
   readonly epoch: string;
-  /** The inode of the database file: a copy has another. */
+  /**
+   * The inode of the database file: a copy has another. The number of its device is left out, as it may change whenever the machine
+   * starts or the file system is mounted: each time the store would get a new epoch for nothing. A copy on another file system
+   * that has the same inode number by chance, and its companion with it, is therefore not told from the store that went on.
+   */
   readonly file: number;
   /** The newest message that was on disk, by the store's own number of its room. */
   readonly last: { readonly room: number; readonly seq: number; readonly id: string } | null;
