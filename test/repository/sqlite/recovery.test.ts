@@ -362,7 +362,7 @@ test("a store in doubt says which process keeps it from being recovered, and goe
     expect(reason).toBe(
       "the file is open in another program, and its log must be copied again: close that program",
     );
-    expect(await store.ask("append 6 1")).toEqual({ refused: "storage_unavailable" });
+    expect(await store.ask("append 6 1")).toEqual({ rejected: "storage_unavailable" });
   }
   expect(await store.ask("up")).toEqual({ up: true });
   expect(await store.ask("append 6 2")).toMatchObject({ kinds: expect.arrayContaining(["stored"]) });
