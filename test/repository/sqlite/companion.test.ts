@@ -2,10 +2,20 @@
 
 import { Database } from "bun:sqlite";
 import { expect, test } from "bun:test";
-import { copyFileSync, cpSync, mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  copyFileSync,
+  cpSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import type { Epoch, RoomName } from "../../../src/domain/ids.ts";
 import { createLog } from "../../../src/observe/log.ts";
+import { readSalts } from "../../../src/repository/sqlite/companion.ts";
 import { openSqliteRepository } from "../../../src/repository/sqlite/open.ts";
 import { MIGRATIONS, migrate } from "../../../src/repository/sqlite/schema.ts";
 import { platter } from "../../fixture/platter.ts";
@@ -44,6 +54,13 @@ async function running(path: string, count: number) {
   await store.ask("read");
   expect(await store.ask(`append 1 ${count}`)).toMatchObject({ kinds: expect.anything() });
   return store;
+}
+
+function saltsOf(path: string): string {
+  const log = openSync(`${path}-wal`, "r");
+  const salts = readSalts(log);
+  closeSync(log);
+  return salts;
 }
 
 test("settleEpoch keeps the epoch through ends, kills, and a companion that lags behind", async () => {
@@ -95,6 +112,42 @@ test("settleEpoch misses no message that was acked before a kill: the companion 
   copyFileSync(backup, place.path);
   const found = await looked(place.path);
   expect(found).toMatchObject({ seq: 6, warned: [expect.stringContaining("lacks messages")] });
+  expect(found.epoch).not.toBe(epoch);
+});
+
+test("settleEpoch knows of a backup that is older than the last checkpoint, when power fails before it is put back", async () => {
+  await using place = await scratch();
+  const own = join(place.folder, "store");
+  mkdirSync(own);
+  const [path, backup] = [join(own, "chat.db"), join(place.folder, "backup")];
+  {
+    await using store = sqliteChild("commanded", path);
+    await store.next();
+    // As long as those of the flood, which begins with them.
+    expect(await store.ask("append 1 5 8000")).toEqual({ kinds: ["stored"] });
+  }
+  const { epoch } = await looked(path);
+  backUp(path, backup);
+  const disk = await platter(place.folder);
+  {
+    await using store = sqliteChild("commanded", path, disk.env);
+    await store.next();
+    const first = saltsOf(path);
+    // More than starts a checkpoint, at the end of which the log starts afresh.
+    let { sent } = await store.ask("flood 3000 100");
+    const append = async () => {
+      sent = Number(sent) + 1;
+      expect(await store.ask(`append ${sent} 1`)).toEqual({ kinds: ["stored"] });
+    };
+    while (saltsOf(path) === first) await append();
+    // The sync of the companion comes next, in the same process and at the same time as the first of these.
+    for (let more = 0; more < 20; more++) await append();
+  }
+  disk.failPower(own);
+  for (const suffix of ["-wal", "-shm"]) rmSync(path + suffix, { force: true });
+  copyFileSync(backup, path);
+  const found = await looked(path);
+  expect(found).toMatchObject({ seq: 5, warned: [expect.stringContaining("lacks messages")] });
   expect(found.epoch).not.toBe(epoch);
 });
 
