@@ -60,7 +60,9 @@ export function settleRestoring(path: string, companion: Companion): void {
   const { epoch, former } = JSON.parse(readFileSync(noteOf(path), "utf8")) as Restoring;
   if (epochOf(path) === epoch) finish(path, epoch, companion);
   else if (former !== undefined) undo(path, join(dirname(path), former));
-  // The new store's log must not be there before this is on disk: a note that came back would have it removed.
+  // Without the note nothing would remove a name that came back.
+  syncFolder(dirname(path));
+  // The store's next log must not be made before this is on disk: a note that came back would have it removed.
   rmSync(noteOf(path));
   syncFolder(dirname(path));
 }

@@ -213,6 +213,43 @@ test("restore is on disk when it has ended: its epoch stays when power fails the
   expect(found.epoch).not.toBe(epoch);
 });
 
+test("restore builds no change of a name on one that a power failure could still undo", async () => {
+  await using place = await scratch();
+  const { path, backup } = await backedUp(place.folder, "killed");
+  const calls = join(place.folder, "calls");
+  {
+    await using restoring = sqliteChild("restore", path, {
+      RESTORE_FROM: backup,
+      KILL_AT: "0",
+      CALLS: calls,
+    });
+    expect(await restoring.next()).toMatchObject({ messages: 5 });
+  }
+  let waiting: string[] = [];
+  const steps: [string, string[]][] = [];
+  for (const line of (await Bun.file(calls).text()).trim().split("\n")) {
+    const [call = "", ...given] = JSON.parse(line) as unknown[];
+    if (call === "fsyncSync" && given[0] === place.folder) waiting = [];
+    const names = given.filter((one) => typeof one === "string").map((name) => name.replace(path, "store"));
+    const change = [call, ...names].join(" ");
+    if (!/^(linkSync|renameSync|rmSync store-(wal|restoring)$)/.test(change)) continue;
+    steps.push([change, waiting]);
+    waiting = [...waiting, change];
+  }
+  const former = "store.2026-11-27T08-09-10-123Z";
+  const [log, file] = [`linkSync store-wal ${former}-wal`, `linkSync store ${former}`];
+  expect(steps).toEqual([
+    ["renameSync store-restoring-making store-restoring", []],
+    [log, []],
+    // A crash between the two leaves the former store's name in its place, and the note.
+    [file, [log]],
+    ["renameSync store-making store", []],
+    ["rmSync store-wal", []],
+    ["rmSync store-restoring", []],
+  ]);
+  expect(waiting).toEqual([]);
+});
+
 test("restore keeps the mode of the former store, and makes a new one for its owner, whatever the backup has", async () => {
   await using place = await scratch();
   const { path, backup } = await backedUp(place.folder, "closed");
