@@ -24,8 +24,8 @@ export interface Committed {
 export interface Commits {
   /**
    * Resolves once the message is durable and delivered. Throws `overloaded` when too many wait already, and rejects with
-   * it after `queueMs` in the queue: nothing was stored then. Rejects with `conflict`, or with
-   * `storage_unavailable` when it is unknown whether it was stored.
+   * it after `queueMs` in the queue: nothing was stored then. Rejects with `conflict`, or with `storage_unavailable`, whose
+   * text says whether it is certain that nothing was stored.
    */
   commit(draft: Draft): Promise<Committed>;
   /** Resolves when all that was taken before this has its answer, whatever comes meanwhile. */
@@ -69,6 +69,10 @@ const unknownRooms = (batch: readonly Waiting[], results: readonly AppendResult[
       return result.kind === "unknown" ? [draft.room] : [];
     }),
   );
+
+/** Not of the draft but of the store, whether or not the outcome is known. */
+const isStoreFailure = (result: AppendResult): boolean =>
+  result.kind === "unknown" || (result.kind === "rejected" && result.error.code === "storage_unavailable");
 
 /** What the results prove to be there, by epoch: nearly always one. */
 function committedBy(results: readonly AppendResult[]): readonly CommittedEntries[] {
@@ -191,10 +195,8 @@ export function createCommits(options: CommitsOptions): Commits {
     metrics.count("messages_stored_total", results.filter(({ kind }) => kind === "stored").length);
     unanswered = batch.length + waiting.length;
     const unknown = unknownRooms(batch, results);
-    if (unknown.size > 0) {
-      metrics.count("store_failures_total");
-      onUnknownOutcome(unknown);
-    }
+    if (results.some(isStoreFailure)) metrics.count("store_failures_total");
+    if (unknown.size > 0) onUnknownOutcome(unknown);
     // In parts, as a large batch would keep the event loop for too long; most are one part, which costs each member one write.
     for (let from = 0; from < batch.length;) {
       if (from > 0) await nextTick();

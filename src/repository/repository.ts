@@ -12,7 +12,7 @@ export type AppendResult =
   | { readonly kind: "stored"; readonly message: Message; readonly epoch: Epoch }
   /** The same `(room, user, client id)` and text was stored before: this is that message. */
   | { readonly kind: "duplicate"; readonly message: Message; readonly epoch: Epoch }
-  /** Certainly not stored. */
+  /** Certainly not stored by this call: its client id has another text, or the store could not be written. */
   | { readonly kind: "rejected"; readonly error: ChatError }
   /** It may be stored, or land later: the store did not say. */
   | { readonly kind: "unknown"; readonly error: ChatError };
@@ -64,7 +64,7 @@ export type StoreStatus = { readonly up: true } | { readonly up: false; readonly
 /**
  * What every store MUST keep. Every operation settles within LIMITS.storeTimeoutMs or rejects with
  * ChatError("storage_unavailable"), a read that could not even begin also with "overloaded"; none rejects with anything else,
- * or says a database's words to a user.
+ * or says a database's words to a user. `append` rejects only while it is unknown whether anything was stored.
  *
  * - A message that `append` reports as stored is durable: it MUST survive the loss of the process and of power (SQLite:
  *   committed and fsynced; MongoDB: `w: majority`, journaled).
@@ -89,7 +89,8 @@ export interface MessageRepository {
   /**
    * Stores the drafts in this order, together: one transaction, or one ordered batch. The results stand in the order
    * of the drafts. A stored message's numbers follow the drafts' order within each room. One call at a time: the
-   * caller waits for the result before the next call. Rejects when the outcome of every draft is unknown.
+   * caller waits for the result before the next call. Where it is certain that nothing was stored (the store is down, closed, full
+   * or too slow to begin) every draft is `rejected`. Rejects when the outcome of every draft is unknown.
    */
   append(drafts: readonly Draft[]): Promise<readonly AppendResult[]>;
 

@@ -137,6 +137,17 @@ describe("commit", () => {
     expect(metrics.snapshot()).toMatchObject({ store_failures_total: 1, messages_refused_total: 3 });
   });
 
+  test("counts a failure of the store of which it is certain that nothing was stored, and no conflict", async () => {
+    const refusals = [new ChatError("storage_unavailable"), new ChatError("conflict")];
+    const { commits, doubted, metrics } = committing(LIMITS.commitQueueMs, {
+      append: async () => [{ kind: "rejected", error: refusals.shift() ?? new ChatError("internal") }],
+    });
+    expect(await codeOf(commits.commit(draft("a")))).toBe("storage_unavailable");
+    expect(await codeOf(commits.commit(draft("a")))).toBe("conflict");
+    expect(doubted).toEqual([]);
+    expect(metrics.snapshot()).toMatchObject({ store_failures_total: 1, messages_refused_total: 2 });
+  });
+
   test("counts a batch that failed as one failure, however many parts its answers come in", async () => {
     const { commits, doubted, metrics } = committing();
     repository.fail("append", new ChatError("storage_unavailable"));

@@ -23,8 +23,9 @@ export interface Appender {
   /**
    * Commits the drafts on the calling thread, without waiting for the disk. Throws what SQLite threw, after a rollback.
    * A large batch lets the event loop go in between, its transaction open. One call at a time.
+   * @param beforeCommit is called when all is inserted: what throws before it, or in it, has stored nothing
    */
-  commit(drafts: readonly Draft[]): Promise<Appended>;
+  commit(drafts: readonly Draft[], beforeCommit?: () => void): Promise<Appended>;
   finalize(): void;
 }
 
@@ -50,6 +51,15 @@ export const APPEND_STATEMENTS = {
   findFirst: `SELECT id, seq, text, timestamp, received_at FROM messages
     WHERE room_id = ?1 AND user_id = ?2 AND client_id = ?3 AND client_id IS NOT NULL`,
 } as const;
+
+/** The result of a draft of which nothing was committed. An earlier attempt of the same sender may have stored it. */
+export const notStored = (cause: unknown): AppendResult => ({
+  kind: "rejected",
+  error: new ChatError("storage_unavailable", {
+    cause,
+    text: "The store cannot be written; this attempt did not store the message.",
+  }),
+});
 
 /** @param epoch the store's, for the results */
 export function createAppender(db: Database, epoch: Epoch): Appender {
@@ -96,7 +106,7 @@ export function createAppender(db: Database, epoch: Epoch): Appender {
   }
 
   return {
-    async commit(drafts) {
+    async commit(drafts, beforeCommit) {
       begin.run();
       try {
         const rooms = new Map<string, OpenRoom>();
@@ -120,6 +130,7 @@ export function createAppender(db: Database, epoch: Epoch): Appender {
           writeRoom.run(room.id, room.seq, room.lastReceivedAt);
           written = true;
         }
+        if (written) beforeCommit?.();
         (written ? commit : rollback).run();
         return { results, written, last };
       } catch (error) {

@@ -4,16 +4,20 @@
  */
 
 import type { Database } from "bun:sqlite";
-import { fdatasync, fstatSync, readSync, writeSync } from "node:fs";
+import { fdatasync, fdatasyncSync, fstatSync, readSync, writeSync } from "node:fs";
 import { type Epoch, parseEpoch } from "../../domain/ids.ts";
 import { assert } from "../../errors.ts";
 import type { Hold } from "./hold.ts";
-import { SEQ_BITS, writeEpoch } from "./schema.ts";
+import { SEQ_BITS, writeEpoch, writeHasCompanion } from "./schema.ts";
 
 /** What the companion says. */
 export interface CompanionRecord {
   readonly epoch: string;
-  /** The inode of the database file: a copy has another. */
+  /**
+   * The inode of the database file: a copy has another. The number of its device is left out, as it may change whenever the machine
+   * starts or the file system is mounted: each time the store would get a new epoch for nothing. A copy on another file system
+   * that has the same inode number by chance, and its companion with it, is therefore not told from the store that went on.
+   */
   readonly file: number;
   /** The newest message that was on disk, by the store's own number of its room. */
   readonly last: { readonly room: number; readonly seq: number; readonly id: string } | null;
@@ -46,6 +50,8 @@ export interface Companion {
   read(): CompanionRecord | null;
   /** Changes some of what it says, in microseconds and not yet on disk. Throws what the system threw. */
   write(changes: Partial<CompanionRecord>): void;
+  /** Has it say of a store that has no message since, and puts that on disk before it returns. Throws what the system threw. */
+  begin(store: Pick<CompanionRecord, "epoch" | "file">): void;
   sync(): Promise<void>;
 }
 
@@ -58,16 +64,21 @@ const checksum = (text: string) => Bun.hash(text).toString(16).padStart(CHECKSUM
 /** @param descriptor of the locked file, may be written; the caller closes it */
 export function createCompanion(descriptor: number): Companion {
   let record = readRecord(descriptor);
+  function write(changes: Partial<CompanionRecord>) {
+    record = { ...EMPTY, ...record, ...changes };
+    const text = JSON.stringify(record);
+    const bytes = Buffer.alloc(RECORD_BYTES, " ");
+    // A record never grows that long: its epoch and id have at most 64 characters each, the rest are numbers.
+    bytes.write(`${checksum(text)} ${text}`);
+    bytes.write("\n", RECORD_BYTES - 1);
+    writeSync(descriptor, bytes, 0, RECORD_BYTES, 0);
+  }
   return {
     read: () => record,
-    write(changes) {
-      record = { ...EMPTY, ...record, ...changes };
-      const text = JSON.stringify(record);
-      const bytes = Buffer.alloc(RECORD_BYTES, " ");
-      // A record never grows that long: its epoch and id have at most 64 characters each, the rest are numbers.
-      bytes.write(`${checksum(text)} ${text}`);
-      bytes.write("\n", RECORD_BYTES - 1);
-      writeSync(descriptor, bytes, 0, RECORD_BYTES, 0);
+    write,
+    begin(store) {
+      write({ ...EMPTY, ...store });
+      fdatasyncSync(descriptor);
     },
     sync: () =>
       new Promise((resolve, reject) => fdatasync(descriptor, (error) => (error ? reject(error) : resolve()))),
@@ -91,20 +102,33 @@ export interface SettledEpoch {
   readonly reason: string | undefined;
 }
 
-/** Compares the store with its companion. Writes nothing but a name for a store without one. */
+/**
+ * Compares the store with its companion. A store that has no epoch yet gets one, and the companion's record before it. A file
+ * that does not say yet that it has a companion gets to say so, once the companion has a record.
+ */
 export function settleEpoch(
   writer: Database,
   { descriptor, companion }: Hold,
   newEpoch: () => Epoch,
 ): SettledEpoch {
   const look = () => writer.query("SELECT epoch, has_companion FROM store").values()[0];
-  if (look() === undefined) writeEpoch(writer, newEpoch());
+  const file = fstatSync(descriptor).ino;
+  if (look() === undefined) {
+    const first = newEpoch();
+    // What the companion says is of a store that is gone.
+    companion.begin({ epoch: first, file });
+    writeEpoch(writer, first);
+  }
   const [name, hasCompanion] = look() as [string, number];
   const epoch = parseEpoch(name);
   assert(epoch !== undefined, "the store's epoch is one");
-  // One that was made before there were companions is taken as it is.
-  const reason =
-    hasCompanion === 0 ? undefined : breach(writer, epoch, fstatSync(descriptor).ino, companion.read());
+  const said = companion.read();
+  // A store that was made before there were companions, and has been opened since by no program that knows them.
+  const hasNone = hasCompanion === 0 && said === null;
+  const reason = hasNone ? undefined : breach(writer, epoch, file, said);
+  if (hasNone) companion.begin({ epoch, file });
+  // Until it stands in the file itself, a copy of the file, or the file without its log, would be taken for such an old store.
+  if (hasCompanion === 0) writeHasCompanion(writer);
   return { epoch: reason === undefined ? epoch : newEpoch(), reason };
 }
 

@@ -31,6 +31,12 @@ export function downReason(thrown: unknown): string {
 /** Another connection is in the way; SQLITE_BUSY and its extended codes. */
 export const isBusy = (thrown: unknown): boolean => (errnoOf(thrown) & 0xff) === 5;
 
+/**
+ * A COMMIT that failed so has stored nothing: the file is in use, read-only, or the disk is full. Of other faults it is not known
+ * how far the write came.
+ */
+export const isRolledBack = (thrown: unknown): boolean => [5, 8, 13].includes(errnoOf(thrown) & 0xff);
+
 /** Pages are not what they should be: SQLITE_CORRUPT and SQLITE_NOTADB, with their extended codes. */
 export const isCorrupt = (thrown: unknown): boolean => [11, 26].includes(errnoOf(thrown) & 0xff);
 

@@ -10,6 +10,7 @@ import {
   openSync,
   readFileSync,
   realpathSync,
+  type Stats,
   statSync,
 } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
@@ -46,6 +47,12 @@ function makeFile(path: string): void {
     // The opening that follows says why.
   }
 }
+
+/** Inodes are numbered by each file system for itself. A device has its number until it is mounted again, or the machine starts. */
+export const isSameFile = (one: FileIdentity, other: FileIdentity): boolean =>
+  one.ino === other.ino && one.dev === other.dev;
+
+type FileIdentity = Pick<Stats, "dev" | "ino">;
 
 /** @throws OperatorFault when the log could not be made beside the file */
 export function checkFolder(path: string): void {

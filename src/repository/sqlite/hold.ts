@@ -5,8 +5,9 @@ import type { Epoch } from "../../domain/ids.ts";
 import { lockFile } from "../../runtime/libc.ts";
 import { type Companion, createCompanion } from "./companion.ts";
 import { OperatorFault } from "./faults.ts";
-import { checkFolder, checkMount } from "./folder.ts";
+import { checkFolder, checkMount, isSameFile } from "./folder.ts";
 import { makeStore } from "./making.ts";
+import { settleRestoring } from "./restoring.ts";
 
 export interface Hold {
   readonly path: string;
@@ -27,18 +28,19 @@ export function hold(path: string, newEpoch: () => Epoch): Hold {
     for (const descriptor of descriptors.toReversed()) closeSync(descriptor);
   };
   try {
+    const companion = createCompanion(descriptors[0] as number);
+    settleRestoring(path, companion);
     // The file that is there, and the one that is put in its place.
     const found = openLocked(path);
     descriptors.push(found);
     checkMount(path, found);
-    const made = makeStore(path, newEpoch());
+    const made = makeStore(path, newEpoch(), companion);
     if (made !== undefined) descriptors.push(made);
+    return { path, descriptor: made ?? found, companion, release };
   } catch (error) {
     release();
     throw error;
   }
-  const [companion, file] = [descriptors[0] as number, descriptors.at(-1) as number];
-  return { path, descriptor: file, companion: createCompanion(companion), release };
 }
 
 /**
@@ -52,9 +54,11 @@ export function openLocked(path: string): number {
   const descriptor = openSync(path, constants.O_RDWR | constants.O_CREAT, 0o600);
   try {
     if (!lockFile(descriptor)) throw new OperatorFault("is locked by another process");
-    const { ino, nlink } = fstatSync(descriptor);
+    const opened = fstatSync(descriptor);
+    const { nlink } = opened;
     // Its name may have been given to another file meanwhile.
-    if (statSync(path, { throwIfNoEntry: false })?.ino !== ino)
+    const named = statSync(path, { throwIfNoEntry: false });
+    if (named === undefined || !isSameFile(named, opened))
       throw new OperatorFault("was replaced while it was opened: start again");
     if (nlink > 1)
       throw new OperatorFault(

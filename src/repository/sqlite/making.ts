@@ -6,8 +6,8 @@
 import { Database } from "bun:sqlite";
 import {
   closeSync,
-  existsSync,
   fchmodSync,
+  fstatSync,
   fsyncSync,
   renameSync,
   rmSync,
@@ -16,17 +16,19 @@ import {
 } from "node:fs";
 import { dirname } from "node:path";
 import type { Epoch } from "../../domain/ids.ts";
+import type { Companion } from "./companion.ts";
 import { syncFolder } from "./folder.ts";
 import { openLocked } from "./hold.ts";
 import { migrate, writeEpoch } from "./schema.ts";
 
 /**
  * Puts a new store in the place of an empty file. The caller holds the lock, and makes the folder durable afterwards.
+ * The companion has its first record, on disk, before the store has its name: a store without the record would be taken for a copy.
  * The new file has the empty one's mode. An empty file of another owner is left as it is: then SQLite makes the store in it.
  * @returns the descriptor by which the new file is locked, for the caller to close; undefined where no file was made
  * @throws SQLiteError or a system call's error when it cannot be written
  */
-export function makeStore(path: string, epoch: Epoch): number | undefined {
+export function makeStore(path: string, epoch: Epoch, companion: Companion): number | undefined {
   const empty = statSync(path, { throwIfNoEntry: false });
   if (empty === undefined || empty.size > 0) return;
   // The name begins as SQLite's own do, and what lies there is removed: an operator must not use such a name.
@@ -41,8 +43,11 @@ export function makeStore(path: string, epoch: Epoch): number | undefined {
     if (!hasOwnerOf(statSync(made), empty)) return;
     fchmodSync(descriptor, empty.mode & 0o777);
     fsyncSync(descriptor);
-    // A log or a journal without its file is of a store that is gone: the new one must never take it for its own.
-    if (remove(sidecars(path))) syncFolder(dirname(path));
+    companion.begin({ epoch, file: fstatSync(descriptor).ino });
+    // A log or a journal without its file is of a store that is gone: the new one must never take it for its own. And the
+    // companion's own name has to be durable before the store's.
+    remove(sidecars(path));
+    syncFolder(dirname(path));
     renameSync(made, path);
     const kept = descriptor;
     descriptor = undefined;
@@ -68,11 +73,8 @@ function write(path: string, epoch: Epoch): void {
 
 const sidecars = (path: string) => ["-journal", "-wal", "-shm"].map((suffix) => `${path}${suffix}`);
 
-/** Whether any of them was there. */
-function remove(paths: readonly string[]): boolean {
-  const found = paths.filter((path) => existsSync(path));
-  for (const path of found) rmSync(path);
-  return found.length > 0;
+function remove(paths: readonly string[]): void {
+  for (const path of paths) rmSync(path, { force: true });
 }
 
 const hasOwnerOf = (one: Stats, other: Stats) => one.uid === other.uid && one.gid === other.gid;

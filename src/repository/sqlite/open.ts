@@ -51,15 +51,15 @@ async function openHeld(
         reason,
         meaning: "clients read their rooms afresh",
       });
+    const isKnown = said?.epoch === epoch;
     companion.write({
       epoch,
       file: fstatSync(descriptor).ino,
       sound: false,
       // Of another epoch, or of a store that is gone, it says nothing.
-      ...(said?.epoch === epoch ? {} : { last: null }),
+      ...(isKnown ? {} : { last: null }),
     });
-    const isAsBefore = said?.epoch === epoch && reason === undefined && !said.sound;
-    await begin(connections, held, isAsBefore ? undefined : epoch).catch((error) => {
+    await begin(connections, held, isKnown ? undefined : epoch).catch((error) => {
       throw new Error(`SQLite file ${path} cannot be written (${(error as Error).message})`);
     });
     syncFolders(path, madeIn);

@@ -3,8 +3,9 @@
  * is copied into the file, the log is emptied, and both are synced. Only then is the store opened (docs/adr/0008).
  */
 
-import { constants, Database } from "bun:sqlite";
+import { Database } from "bun:sqlite";
 import { closeSync, fdatasyncSync, fsyncSync, openSync, readSync, writeSync } from "node:fs";
+import { readAlone } from "./alone.ts";
 import { type LogMark, readSalts } from "./companion.ts";
 import { OperatorFault } from "./faults.ts";
 import { readPragma } from "./schema.ts";
@@ -100,21 +101,10 @@ function readFileAlone(path: string, descriptor: number): FileAlone {
   // https://sqlite.org/fileformat2.html#the_database_header
   const header = Buffer.alloc(100);
   readSync(descriptor, header, 0, header.length, 0);
-  let number: number | undefined;
-  // Such a connection reads the file only, and takes no locks.
-  const { SQLITE_OPEN_READONLY, SQLITE_OPEN_URI } = constants;
-  const database = new Database(uriOf(path), SQLITE_OPEN_READONLY | SQLITE_OPEN_URI);
-  try {
-    number = numberIn(database);
-  } catch {
-    // Half of a copy, or no database of ours: the log, or the opening that follows, tells.
-  } finally {
-    database.close();
-  }
+  // Where it is half of a copy, or no database of ours: the log, or the opening that follows, tells.
+  const number = readAlone(path, numberIn);
   return { hasLog: header[19] !== 1, cookie: header.readUInt32BE(40), number };
 }
-
-const uriOf = (path: string) => `file:${encodeURI(path).replace(/[?#]/g, encodeURIComponent)}?immutable=1`;
 
 const numberIn = (database: Database) =>
   database.query("SELECT wal_restarts FROM store").values()[0]?.[0] as number | undefined;

@@ -5,19 +5,20 @@ import {
   closeSync,
   copyFileSync,
   existsSync,
-  fstatSync,
+  fchmodSync,
   fsyncSync,
   linkSync,
+  openSync,
   renameSync,
-  rmSync,
   statSync,
 } from "node:fs";
 import { dirname, resolve } from "node:path";
 import type { Epoch } from "../../domain/ids.ts";
 import { createCompanion } from "./companion.ts";
 import { OperatorFault, startFault } from "./faults.ts";
-import { checkFolder, syncFolder, truePath } from "./folder.ts";
+import { checkFolder, isSameFile, syncFolder, truePath } from "./folder.ts";
 import { openLocked } from "./hold.ts";
+import { beginRestoring, removeStore, settleRestoring } from "./restoring.ts";
 import { migrate } from "./schema.ts";
 
 export interface Restored {
@@ -41,37 +42,46 @@ export function restore(
   const from = resolve(backup);
   if (!existsSync(from)) throw new Error(`${from} does not exist`);
   const { path } = truePath(asked);
-  if (existsSync(path) && statSync(from).ino === statSync(path).ino)
+  const there = statSync(path, { throwIfNoEntry: false });
+  if (there !== undefined && isSameFile(statSync(from), there))
     throw new Error(`${from} is the store itself`);
   const held: number[] = [];
   const made = `${path}-making`;
   try {
     checkFolder(path);
-    const companion = holdName(path);
-    held.push(companion);
-    remove(made);
+    const lock = holdName(path);
+    held.push(lock);
+    const companion = createCompanion(lock);
+    // One that was ended by force.
+    settleRestoring(path, companion);
+    removeStore(made);
     const store = openLocked(made);
     held.push(store);
     for (const suffix of ["", "-wal"])
       if (existsSync(from + suffix)) copyFileSync(from + suffix, made + suffix);
+    // A copy has the mode of the backup, which may be for all to read.
+    fchmodSync(store, statSync(path).mode & 0o777);
     const epoch = newEpoch();
     const messages = asVerified(from, () => prepare(made, from, epoch));
     fsyncSync(store);
-    const former = existsSync(path) && statSync(path).size > 0 ? keep(path, now) : undefined;
-    for (const suffix of SIDECARS) rmSync(path + suffix, { force: true });
-    renameSync(made, path);
-    const said = createCompanion(companion);
-    said.write({ epoch, file: fstatSync(store).ino, last: null, log: null, sound: false });
-    fsyncSync(companion);
-    syncFolder(dirname(path));
+    const former = statSync(path).size > 0 ? nameFormer(path, now) : undefined;
+    beginRestoring(path, epoch, former);
+    try {
+      if (former !== undefined) keep(path, former);
+      renameSync(made, path);
+    } finally {
+      settleRestoring(path, companion);
+    }
     return { path, messages, former };
   } catch (error) {
     throw startFault(path, error);
   } finally {
-    remove(made);
+    removeStore(made);
     for (const descriptor of held.toReversed()) closeSync(descriptor);
   }
 }
+
+const nameFormer = (path: string, now: Date) => `${path}.${now.toISOString().replace(/[:.]/g, "-")}`;
 
 /** A service holds the store by its name as long as it runs. */
 function holdName(path: string): number {
@@ -81,12 +91,6 @@ function holdName(path: string): number {
     if (!(error instanceof OperatorFault)) throw error;
     throw new OperatorFault(`${error.message}: stop the service before you put a backup back`);
   }
-}
-
-const SIDECARS = ["-journal", "-wal", "-shm"];
-
-function remove(path: string): void {
-  for (const suffix of ["", ...SIDECARS]) rmSync(path + suffix, { force: true });
 }
 
 /** Faults that are met are the backup's. */
@@ -116,20 +120,31 @@ function prepare(made: string, from: string, epoch: Epoch): number {
 }
 
 /**
- * Gives the store, and its log where it has one, another name beside its own. Until the new store has its place the old one
- * keeps its name as well, and no service starts on a file of two names.
- * @returns that name
+ * Gives the store, and its log where it has one, a second name, on disk. The log first: a store under that name has its log there.
+ * Until the new store has its place the old one keeps its own names as well.
  */
-function keep(path: string, now: Date): string {
-  const former = `${path}.${now.toISOString().replace(/[:.]/g, "-")}`;
-  for (const suffix of ["", "-wal"]) {
+function keep(path: string, former: string): void {
+  for (const suffix of ["-wal", ""]) {
     if (!existsSync(path + suffix)) continue;
     try {
       linkSync(path + suffix, former + suffix);
-    } catch {
-      // A file system without links.
-      copyFileSync(path + suffix, former + suffix);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === "EEXIST") throw error;
+      copyWhole(path + suffix, former + suffix);
     }
   }
-  return former;
+  syncFolder(dirname(path));
+}
+
+/** For a file system without links. */
+function copyWhole(from: string, to: string): void {
+  const made = `${to}-making`;
+  copyFileSync(from, made);
+  const copy = openSync(made, "r+");
+  try {
+    fsyncSync(copy);
+  } finally {
+    closeSync(copy);
+  }
+  renameSync(made, to);
 }

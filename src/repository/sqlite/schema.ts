@@ -122,11 +122,18 @@ export function beginLog(
   }
 }
 
-/** Names this epoch of the store, where it has no name yet. */
+/** Names this epoch of the store, where it has no name yet. The companion must have its record already, on disk. */
 export function writeEpoch(db: Database, epoch: Epoch): void {
-  db.run("INSERT INTO store (only_row, epoch, wal_restarts) VALUES (1, ?1, 0) ON CONFLICT DO NOTHING", [
-    epoch,
-  ]);
+  db.run(
+    "INSERT INTO store (only_row, epoch, wal_restarts, has_companion) VALUES (1, ?1, 0, 1) ON CONFLICT DO NOTHING",
+    [epoch],
+  );
+}
+
+/** Has the file itself say, and not only its log, that a companion goes with it. The companion must have its record already, on disk. */
+export function writeHasCompanion(db: Database): void {
+  db.run("UPDATE store SET has_companion = 1");
+  db.run("PRAGMA wal_checkpoint(TRUNCATE)");
 }
 
 export const readPragma = (db: Database, name: string) => Number(db.query(`PRAGMA ${name}`).values()[0]?.[0]);

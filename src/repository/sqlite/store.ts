@@ -12,9 +12,9 @@ import { ChatError } from "../../errors.ts";
 import { LIMITS } from "../../limits.ts";
 import type { Log } from "../../observe/log.ts";
 import type { AppendResult, MessageRepository, StoreStatus } from "../repository.ts";
-import type { Appended } from "./append.ts";
+import { type Appended, notStored } from "./append.ts";
 import { attach, type Connections, disconnect, markLog, reconnect } from "./connections.ts";
-import { downReason, isBusy, isCorrupt, OperatorFault, syncFailed } from "./faults.ts";
+import { downReason, isBusy, isCorrupt, isRolledBack, OperatorFault, syncFailed } from "./faults.ts";
 import { syncFolder } from "./folder.ts";
 import type { Hold } from "./hold.ts";
 import type { Reads } from "./reads.ts";
@@ -27,6 +27,16 @@ export interface SqliteParts {
   readonly hold: Hold;
   readonly connections: Connections;
   readonly epoch: Epoch;
+}
+
+/** One call of `append`. */
+interface Attempt {
+  /** Of performance.now(). */
+  readonly deadline: number;
+  /** It was answered: nothing of it may be stored from now on, unless it may be stored already. */
+  isGivenUp: boolean;
+  /** Its COMMIT was begun, and is not known to have stored nothing. */
+  mayBeStored: boolean;
 }
 
 /** The store on connections that are open. */
@@ -212,7 +222,7 @@ export function createSqliteRepository({ log, hold, connections, epoch }: Sqlite
     })();
   }
 
-  /** The log's length; to learn it must not fail what it is learnt for. */
+  /** The log's length; 0 where it cannot be read, as the append or the timer that asks for it must go on. */
   function logBytes(): number {
     // Not while a batch is being written: the log is looked at when it has been.
     if (store === undefined || store.writer.inTransaction) return 0;
@@ -233,19 +243,25 @@ export function createSqliteRepository({ log, hold, connections, epoch }: Sqlite
   }, LIMITS.walIdleMs);
   idle.unref();
 
-  async function commit(drafts: readonly Draft[], deadline: number): Promise<readonly AppendResult[]> {
+  async function commit(drafts: readonly Draft[], attempt: Attempt): Promise<readonly AppendResult[]> {
+    const isLate = () => attempt.isGivenUp || performance.now() > attempt.deadline;
+    const beforeCommit = () => {
+      if (isLate()) throw unavailable("the store is busy");
+      attempt.mayBeStored = true;
+    };
     const { appender, freezeView, show, wal } = sound();
-    // The caller has stopped waiting.
-    if (performance.now() > deadline) throw unavailable("the store is busy");
+    if (isLate()) throw unavailable("the store is busy");
     let committed: Appended;
     try {
       freezeView();
-      committed = await appender.commit(drafts);
+      committed = await appender.commit(drafts, beforeCommit);
     } catch (error) {
       showAll();
-      if (!isBusy(error) || performance.now() > deadline) throw failed(error);
+      if (isRolledBack(error)) attempt.mayBeStored = false;
+      if (error instanceof ChatError) throw error;
+      if (!isBusy(error) || isLate()) throw failed(error);
       await Bun.sleep(LOOP_BUSY_MS);
-      return commit(drafts, deadline);
+      return commit(drafts, attempt);
     }
     if (committed.written) {
       try {
@@ -279,15 +295,22 @@ export function createSqliteRepository({ log, hold, connections, epoch }: Sqlite
   }
 
   async function append(drafts: readonly Draft[]): Promise<readonly AppendResult[]> {
-    if (closed !== undefined) throw unavailable("the store is closed");
-    const deadline = performance.now() + LIMITS.storeTimeoutMs;
+    const { storeTimeoutMs } = LIMITS;
+    const attempt = { deadline: performance.now() + storeTimeoutMs, isGivenUp: false, mayBeStored: false };
     let timer: ReturnType<typeof setTimeout> | undefined;
     const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => reject(failed("the store is too slow")), LIMITS.storeTimeoutMs);
+      timer = setTimeout(() => {
+        attempt.isGivenUp = true;
+        reject(failed("the store is too slow"));
+      }, storeTimeoutMs);
     });
     try {
+      if (closed !== undefined) throw unavailable("the store is closed");
       if (checkpoint !== undefined && logBytes() > LIMITS.walBytesMax) await Promise.race([checkpoint, late]);
-      return await Promise.race([inTurn(() => commit(drafts, deadline)), late]);
+      return await Promise.race([inTurn(() => commit(drafts, attempt)), late]);
+    } catch (error) {
+      if (attempt.mayBeStored) throw error;
+      return drafts.map(() => notStored(error));
     } finally {
       clearTimeout(timer);
     }

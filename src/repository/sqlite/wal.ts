@@ -6,6 +6,7 @@ import { dirname } from "node:path";
 import type { CheckpointAnswer, CheckpointAsk } from "./checkpoint.ts";
 import { readSalts } from "./companion.ts";
 import { OperatorFault } from "./faults.ts";
+import { isSameFile } from "./folder.ts";
 import type { Recovery } from "./recovery.ts";
 
 export interface Wal {
@@ -60,7 +61,7 @@ export function openWal(writer: Database, path: string, descriptor: number): Wal
   // The log is one file from the first connection's opening to the last one's closing. Unlike the database file and its
   // -shm it holds no POSIX locks that the closing of another descriptor would drop.
   const log = openSync(`${path}-wal`, "r");
-  const file = watchName(path, fstatSync(descriptor).ino);
+  const file = watchName(path, fstatSync(descriptor));
   const index = watchName(`${path}-shm`);
   const isLogInPlace = watchOpen(log, `${path}-wal`);
   const isFolderUnchanged = watchFolder(dirname(path));
@@ -148,23 +149,26 @@ const FOLDER_BELIEVED_MS = 1_000;
  * it did. It takes a fifth of what it takes to look at each of them, and is asked after each sync.
  */
 function watchFolder(folder: string): () => boolean {
-  let seen: { readonly ino: number; readonly mtimeMs: number } | undefined;
+  let seen: Stats | undefined;
   let seenAt = Number.NEGATIVE_INFINITY;
   return () => {
     const now = performance.now();
     const found = statOf(folder);
-    const isSame = found !== undefined && found.ino === seen?.ino && found.mtimeMs === seen.mtimeMs;
+    const isSame = isSameStats(found, seen) && found?.mtimeMs === seen?.mtimeMs;
     if (isSame && now - seenAt < FOLDER_BELIEVED_MS) return true;
     [seen, seenAt] = [found, now];
     return false;
   };
 }
 
-/** Tells whether the name still leads to the file of this inode. */
+/** Tells whether the name still leads to this file. */
 const watchName =
-  (name: string, inode = inodeOf(name)) =>
+  (name: string, file = statOf(name)) =>
   () =>
-    inodeOf(name) === inode;
+    isSameStats(statOf(name), file);
+
+const isSameStats = (one: Stats | undefined, other: Stats | undefined) =>
+  one === undefined || other === undefined ? one === other : isSameFile(one, other);
 
 /**
  * The same of the open log, without asking for its status: Linux gives a file whose times were asked for a new time at its
@@ -178,7 +182,7 @@ function watchOpen(descriptor: number, name: string): () => boolean {
   } catch {
     // A system without such links.
   }
-  return watchName(name, fstatSync(descriptor).ino);
+  return watchName(name, fstatSync(descriptor));
 }
 
 /** Undefined where the name leads nowhere, or cannot even be followed. */
@@ -189,8 +193,6 @@ function statOf(name: string): Stats | undefined {
     return undefined;
   }
 }
-
-const inodeOf = (name: string) => statOf(name)?.ino;
 
 /** Recovers in a worker's thread, for a store that runs. No connection may be open. */
 export async function recoverAside(recovery: Recovery): Promise<void> {

@@ -253,8 +253,8 @@ export const MUTATIONS: readonly Mutation[] = [
     edits: [
       {
         file: "src/repository/sqlite/companion.ts",
-        from: "    hasCompanion === 0 ? undefined : breach(",
-        to: "    hasCompanion < 2 ? undefined : breach(",
+        from: "  const reason = hasNone ? undefined : breach(",
+        to: "  const reason = hasCompanion < 2 ? undefined : breach(",
       },
     ],
     faults: ["backupPutBack", "backupPutBack"],

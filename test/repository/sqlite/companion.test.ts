@@ -2,12 +2,23 @@
 
 import { Database } from "bun:sqlite";
 import { expect, test } from "bun:test";
-import { copyFileSync, cpSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  copyFileSync,
+  cpSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import type { Epoch, RoomName } from "../../../src/domain/ids.ts";
 import { createLog } from "../../../src/observe/log.ts";
+import { readSalts } from "../../../src/repository/sqlite/companion.ts";
 import { openSqliteRepository } from "../../../src/repository/sqlite/open.ts";
 import { MIGRATIONS, migrate } from "../../../src/repository/sqlite/schema.ts";
+import { platter } from "../../fixture/platter.ts";
 import { scratch, sends, sqliteChild } from "../../fixture/sqlite.ts";
 
 const room = "a" as RoomName;
@@ -43,6 +54,13 @@ async function running(path: string, count: number) {
   await store.ask("read");
   expect(await store.ask(`append 1 ${count}`)).toMatchObject({ kinds: expect.anything() });
   return store;
+}
+
+function saltsOf(path: string): string {
+  const log = openSync(`${path}-wal`, "r");
+  const salts = readSalts(log);
+  closeSync(log);
+  return salts;
 }
 
 test("settleEpoch keeps the epoch through ends, kills, and a companion that lags behind", async () => {
@@ -94,6 +112,42 @@ test("settleEpoch misses no message that was acked before a kill: the companion 
   copyFileSync(backup, place.path);
   const found = await looked(place.path);
   expect(found).toMatchObject({ seq: 6, warned: [expect.stringContaining("lacks messages")] });
+  expect(found.epoch).not.toBe(epoch);
+});
+
+test("settleEpoch knows of a backup that is older than the last checkpoint, when power fails before it is put back", async () => {
+  await using place = await scratch();
+  const own = join(place.folder, "store");
+  mkdirSync(own);
+  const [path, backup] = [join(own, "chat.db"), join(place.folder, "backup")];
+  {
+    await using store = sqliteChild("commanded", path);
+    await store.next();
+    // As long as those of the flood, which begins with them.
+    expect(await store.ask("append 1 5 8000")).toEqual({ kinds: ["stored"] });
+  }
+  const { epoch } = await looked(path);
+  backUp(path, backup);
+  const disk = await platter(place.folder);
+  {
+    await using store = sqliteChild("commanded", path, disk.env);
+    await store.next();
+    const first = saltsOf(path);
+    // More than starts a checkpoint, at the end of which the log starts afresh.
+    let { sent } = await store.ask("flood 3000 100");
+    const append = async () => {
+      sent = Number(sent) + 1;
+      expect(await store.ask(`append ${sent} 1`)).toEqual({ kinds: ["stored"] });
+    };
+    while (saltsOf(path) === first) await append();
+    // The sync of the companion comes next, in the same process and at the same time as the first of these.
+    for (let more = 0; more < 20; more++) await append();
+  }
+  disk.failPower(own);
+  for (const suffix of ["-wal", "-shm"]) rmSync(path + suffix, { force: true });
+  copyFileSync(backup, path);
+  const found = await looked(path);
+  expect(found).toMatchObject({ seq: 5, warned: [expect.stringContaining("lacks messages")] });
   expect(found.epoch).not.toBe(epoch);
 });
 
@@ -159,16 +213,95 @@ test("settleEpoch keeps the epoch of a room that retention has emptied", async (
   expect(await looked(place.path)).toEqual({ epoch, seq: 5, warned: [] });
 });
 
-test("settleEpoch keeps the epoch of a store that was made before there were companions", async () => {
-  await using place = await scratch();
-  const old = new Database(place.path, { create: true });
+/** A store of a program that knew no companions. */
+function makeOldStore(path: string) {
+  const old = new Database(path, { create: true });
   old.run("PRAGMA journal_mode = WAL");
-  migrate(old, place.path, MIGRATIONS.slice(0, 1));
+  migrate(old, path, MIGRATIONS.slice(0, 1));
   old.run("INSERT INTO store (only_row, epoch, wal_restarts) VALUES (1, 'epoch-of-old', 7)");
   old.close();
-  writeFileSync(`${place.path}.lock`, "");
+  writeFileSync(`${path}.lock`, "");
+}
+
+test("settleEpoch keeps the epoch of a store that was made before there were companions", async () => {
+  await using place = await scratch();
+  makeOldStore(place.path);
   expect(await looked(place.path, 2)).toMatchObject({ epoch: "epoch-of-old" as Epoch, warned: [] });
   expect(await looked(place.path)).toMatchObject({ epoch: "epoch-of-old" as Epoch, seq: 2, warned: [] });
   rmSync(`${place.path}.lock`);
   expect((await looked(place.path)).epoch).not.toBe("epoch-of-old" as Epoch);
 });
+
+test("settleEpoch gives a backup of an old schema a new epoch that was put back after the upgrade", async () => {
+  await using place = await scratch();
+  const backup = join(place.folder, "backup");
+  makeOldStore(place.path);
+  copyFileSync(place.path, backup);
+  expect(await looked(place.path, 5)).toMatchObject({ epoch: "epoch-of-old" as Epoch, warned: [] });
+  copyFileSync(backup, place.path);
+  const found = await looked(place.path);
+  expect(found).toMatchObject({ seq: 0, warned: [expect.stringContaining("lacks messages")] });
+  expect(found.epoch).not.toBe("epoch-of-old" as Epoch);
+  expect(await looked(place.path)).toMatchObject({ epoch: found.epoch, warned: [] });
+});
+
+test.each(["new", "old"])(
+  "settleEpoch gives a %s store a new epoch that lost its first log, and a copy of its file as well",
+  async (age) => {
+    await using place = await scratch();
+    if (age === "old") makeOldStore(place.path);
+    let epoch: unknown;
+    {
+      await using store = sqliteChild("commanded", place.path);
+      await store.next();
+      expect(await store.ask("append 1 5")).toEqual({ kinds: ["stored"] });
+      epoch = (await store.ask("epoch")).epoch;
+    }
+    for (const suffix of ["-wal", "-shm"]) rmSync(place.path + suffix);
+    const copy = join(place.folder, "copy.db");
+    copyFileSync(place.path, copy);
+    const found = await looked(place.path);
+    expect(found).toMatchObject({ seq: 0, warned: [expect.stringContaining("lacks messages")] });
+    const copied = await looked(copy);
+    expect(copied).toMatchObject({ seq: 0, warned: [expect.stringContaining("companion is missing")] });
+    expect(new Set([epoch, found.epoch, copied.epoch]).size).toBe(3);
+  },
+);
+
+const ages = ["new", "old"] as const;
+const kills = ages.flatMap((age) => [
+  [age, "PLATTER_KILL", false] as const,
+  [age, "PLATTER_KILL", true] as const,
+  [age, "KILL_AT", false] as const,
+]);
+
+test.each(kills)(
+  "settleEpoch takes a %s store for itself whose first start was killed (%s), also when power fails then: %p",
+  async (age, kind, powerFails) => {
+    let at = 1;
+    for (let isKilled = true; isKilled; at++) {
+      await using place = await scratch();
+      const own = join(place.folder, "store");
+      mkdirSync(own);
+      const path = join(own, "chat.db");
+      if (age === "old") makeOldStore(path);
+      const disk = await platter(place.folder);
+      const env = kind === "KILL_AT" ? { KILL_AT: String(at) } : { ...disk.env, PLATTER_KILL: String(at) };
+      {
+        await using first = sqliteChild("commanded", path, env);
+        isKilled = await first.next().then(
+          () => false,
+          (error) => String(error).includes("the child ended"),
+        );
+      }
+      if (powerFails) disk.failPower(own);
+      const found = await looked(path, 1);
+      expect(found).toMatchObject({ seq: 0, warned: [] });
+      if (age === "old") expect(found.epoch).toBe("epoch-of-old" as Epoch);
+      expect(await looked(path)).toEqual({ ...found, seq: 1 });
+    }
+    // It was killed a few times, and then there were no more steps.
+    expect(at).toBeGreaterThan(3);
+  },
+  30_000,
+);

@@ -1,8 +1,8 @@
-/** What Linux tells of an open file's mount, read without mounting anything. */
+/** What tells one file from another, and what Linux tells of an open file's mount, read without mounting anything. */
 
 import { expect, test } from "bun:test";
 import { closeSync, openSync } from "node:fs";
-import { mountIdOf, parseMountId } from "../../../src/repository/sqlite/folder.ts";
+import { isSameFile, mountIdOf, parseMountId } from "../../../src/repository/sqlite/folder.ts";
 
 test("parseMountId reads what Linux tells of a descriptor, and nothing where it tells nothing", () => {
   expect(parseMountId("pos:\t0\nflags:\t02100000\nmnt_id:\t1230\nino:\t15\n")).toBe(1230);
@@ -20,4 +20,10 @@ test("mountIdOf is one number for the files of a mount, and another one elsewher
   for (const descriptor of open) closeSync(descriptor);
   expect(file).toBe(folder);
   expect([typeof file, file === elsewhere]).toEqual(["number", false]);
+});
+
+test("isSameFile takes files of one number on two file systems for two", () => {
+  expect(isSameFile({ dev: 1, ino: 7 }, { dev: 1, ino: 7 })).toBe(true);
+  expect(isSameFile({ dev: 1, ino: 7 }, { dev: 1, ino: 8 })).toBe(false);
+  expect(isSameFile({ dev: 1, ino: 7 }, { dev: 2, ino: 7 })).toBe(false);
 });

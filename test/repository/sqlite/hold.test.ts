@@ -4,7 +4,9 @@ import { expect, test } from "bun:test";
 import { chmodSync, closeSync, linkSync, mkdirSync, openSync, statSync, writeFileSync } from "node:fs";
 import { rename, rm } from "node:fs/promises";
 import { join } from "node:path";
+import { Worker } from "node:worker_threads";
 import { checkMount } from "../../../src/repository/sqlite/folder.ts";
+import { openLocked } from "../../../src/repository/sqlite/hold.ts";
 import { openSqlite, scratch, sends, sqliteChild } from "../../fixture/sqlite.ts";
 
 const refusal = (path: string) =>
@@ -50,18 +52,49 @@ test("openSqliteRepository refuses a file that is mounted without its folder", a
   const elsewhere = openSync("/proc/self/status", "r");
   expect(() => checkMount(inside, elsewhere)).toThrow(reason);
   closeSync(elsewhere);
-  // And in a mount namespace of its own, as a container has it, where the system lets this user have one.
+  // And in a mount namespace of its own, as a container has it.
   const child = `${import.meta.dir}/../../fixture/sqlite-child.ts`;
   const script = `mount --bind "$0" "$1" && exec "$2" "$3" hold "$1" < /dev/null`;
   const isRoot = process.getuid?.() === 0;
   const unshare = ["unshare", ...(isRoot ? [] : ["--map-root-user"]), "--mount", "sh", "-c", script];
-  if (Bun.spawnSync([...unshare.slice(0, -3), "true"]).exitCode !== 0) return;
+  const tried = Bun.spawnSync([...unshare.slice(0, -3), "true"]);
+  if (tried.exitCode !== 0)
+    throw new Error(
+      `this test mounts a file: run it as root, or allow unprivileged user namespaces (${tried.stderr.toString().trim()})`,
+    );
   const mounted = Bun.spawn([...unshare, outside, inside, process.execPath, child], { stderr: "pipe" });
   const said = await new Response(mounted.stdout).text();
   expect(await new Response(mounted.stderr).text()).toBe("");
   expect(JSON.parse(said)).toEqual({
     refused: `SQLite file ${inside} ${reason}`,
   });
+});
+
+test("openLocked refuses a file whose name was given to another one before it was locked", async () => {
+  await using place = await scratch();
+  const script = `
+    const { renameSync, writeFileSync } = require("node:fs");
+    const path = ${JSON.stringify(place.path)};
+    for (;;) {
+      writeFileSync(path + ".next", "");
+      renameSync(path + ".next", path);
+    }`;
+  const replacer = new Worker(script, { eval: true });
+  try {
+    // The name is replaced between the opening and the lock every few attempts.
+    const replaced = "was replaced while it was opened: start again";
+    let said = "";
+    for (let attempt = 0; attempt < 200_000 && said !== replaced; attempt++)
+      try {
+        closeSync(openLocked(place.path));
+      } catch (error) {
+        said = (error as Error).message;
+      }
+    expect(said).toBe(replaced);
+  } finally {
+    await replacer.terminate();
+  }
+  closeSync(openLocked(place.path));
 });
 
 test("openSqliteRepository makes its folder and its files for their owner only, and leaves those that are there", async () => {

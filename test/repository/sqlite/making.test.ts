@@ -2,10 +2,11 @@
 
 import { Database } from "bun:sqlite";
 import { expect, test } from "bun:test";
-import { chmodSync, chownSync, closeSync, readdirSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, chownSync, closeSync, openSync, readdirSync, statSync, writeFileSync } from "node:fs";
 import { cp } from "node:fs/promises";
 import { join } from "node:path";
 import type { Epoch, RoomName } from "../../../src/domain/ids.ts";
+import { createCompanion } from "../../../src/repository/sqlite/companion.ts";
 import { makeStore } from "../../../src/repository/sqlite/making.ts";
 import { openLocked } from "../../../src/repository/sqlite/hold.ts";
 import { openSqlite, scratch, sends } from "../../fixture/sqlite.ts";
@@ -17,6 +18,15 @@ const NOBODY = 65_534;
 const close = (descriptor: number | undefined) => {
   if (descriptor !== undefined) closeSync(descriptor);
 };
+
+/** Makes a store, and tells what its companion says then. */
+function make(path: string) {
+  const companion = openSync(`${path}.lock`, "w+");
+  const made = makeStore(path, EPOCH, createCompanion(companion));
+  const said = createCompanion(companion).read();
+  closeSync(companion);
+  return { made, said };
+}
 
 const inspected = (path: string) => {
   const database = new Database(path, { readonly: true });
@@ -40,18 +50,20 @@ test("makeStore puts a whole store in the place of an empty file, and leaves not
   writeFileSync(`${place.path}-making-journal`, "and what was to undo it");
   // What an operator may call a file of his own.
   writeFileSync(`${place.path}.new`, "yesterday's");
-  close(makeStore(place.path, EPOCH));
-  expect(readdirSync(place.folder).toSorted()).toEqual(["chat.db", "chat.db.new"]);
+  const { made, said } = make(place.path);
+  close(made);
+  expect(readdirSync(place.folder).toSorted()).toEqual(["chat.db", "chat.db.lock", "chat.db.new"]);
+  expect(said).toMatchObject({ epoch: EPOCH, file: statSync(place.path).ino, last: null });
   expect(inspected(place.path)).toEqual({ mode: "wal", epochs: [[EPOCH]], messages: 0, check: [["ok"]] });
 });
 
 test("makeStore leaves what has anything in it", async () => {
   await using place = await scratch();
   writeFileSync(place.path, "x");
-  makeStore(place.path, EPOCH);
+  expect(make(place.path)).toEqual({ made: undefined, said: null });
   expect(await Bun.file(place.path).text()).toBe("x");
-  makeStore(join(place.folder, "nothing.db"), EPOCH);
-  expect(readdirSync(place.folder)).toEqual(["chat.db"]);
+  expect(make(join(place.folder, "nothing.db"))).toEqual({ made: undefined, said: null });
+  expect(readdirSync(place.folder)).not.toContain("nothing.db");
 });
 
 test("makeStore gives the new file the mode of the empty one", async () => {
@@ -59,7 +71,7 @@ test("makeStore gives the new file the mode of the empty one", async () => {
   for (const mode of [0o600, 0o640, 0o666]) {
     writeFileSync(place.path, "");
     chmodSync(place.path, mode);
-    close(makeStore(place.path, EPOCH));
+    close(make(place.path).made);
     expect(statSync(place.path).mode & 0o777).toBe(mode);
     expect(inspected(place.path)).toMatchObject({ mode: "wal", messages: 0, check: [["ok"]] });
   }
@@ -72,7 +84,7 @@ test("makeStore keeps an empty file of another owner, and SQLite makes the store
   const { uid, gid } = statSync(place.path);
   chownSync(place.path, uid, process.getgroups?.().find((group) => group !== gid) ?? NOBODY);
   const { ino } = statSync(place.path);
-  expect(makeStore(place.path, EPOCH)).toBeUndefined();
+  expect(make(place.path)).toEqual({ made: undefined, said: null });
   expect([statSync(place.path).size, statSync(place.path).ino]).toEqual([0, ino]);
   const repository = await openSqlite(place.path);
   await repository.append(sends("a", 1, 1));
@@ -84,7 +96,7 @@ test("makeStore keeps an empty file of another owner, and SQLite makes the store
 test("makeStore locks the new file before it has the store's name", async () => {
   await using place = await scratch();
   writeFileSync(place.path, "");
-  const made = makeStore(place.path, EPOCH);
+  const { made } = make(place.path);
   expect(() => openLocked(place.path)).toThrow("is locked by another process");
   close(made);
   close(openLocked(place.path));

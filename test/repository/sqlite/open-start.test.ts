@@ -8,7 +8,7 @@ import type { RoomName, Seq } from "../../../src/domain/ids.ts";
 import { ChatError } from "../../../src/errors.ts";
 import { LIMITS } from "../../../src/limits.ts";
 import { MIGRATIONS, migrate } from "../../../src/repository/sqlite/schema.ts";
-import { openSqlite, scratch, sends, sqliteChild } from "../../fixture/sqlite.ts";
+import { openSqlite, rejection, scratch, sends, sqliteChild } from "../../fixture/sqlite.ts";
 
 const room = "a" as RoomName;
 
@@ -161,6 +161,13 @@ test("append waits for a foreign writer without stopping the event loop", async 
   await repository.close();
 });
 
+test("append after close stores nothing, and says so", async () => {
+  await using place = await scratch();
+  const repository = await openSqlite(place.path);
+  await repository.close();
+  expect(rejection(await repository.append(sends("a", 1, 1)))).toMatch(/^storage_unavailable: .* not store/);
+});
+
 test("append that was begun is finished by close", async () => {
   await using place = await scratch();
   const repository = await openSqlite(place.path);
@@ -228,8 +235,9 @@ test("append goes on and the store recovers and starts while a foreign process r
     // A passing fault: a foreign writer that stays for longer than an append waits.
     const shell = new Database(place.path);
     shell.run("BEGIN IMMEDIATE");
-    const refused = await repository.append(sends("a", 21, 1)).catch((error: ChatError) => error.code);
-    expect(refused).toBe("storage_unavailable");
+    expect(rejection(await repository.append(sends("a", 21, 1)))).toBe(
+      "storage_unavailable: The store cannot be written; this attempt did not store the message.",
+    );
     expect(repository.status().up).toBe(false);
     shell.run("ROLLBACK");
     shell.close();
@@ -278,9 +286,7 @@ test("status tells of a path that cannot be followed any more, and the process g
   await rename(folder, away);
   await symlink(folder, folder);
   while (repository.status().up) await new Promise((resume) => setTimeout(resume, 20));
-  expect(await repository.append(sends("a", 1, 1)).catch((error: ChatError) => error.code)).toBe(
-    "storage_unavailable",
-  );
+  expect(rejection(await repository.append(sends("a", 1, 1)))).toMatch(/^storage_unavailable: .* not store/);
   await unlink(folder);
   await rename(away, folder);
   while (!repository.status().up) await new Promise((resume) => setTimeout(resume, 20));
@@ -299,9 +305,7 @@ test("status tells of a file that was moved away, nothing is acked into it, and 
     up: false,
     reason: "the file was moved or replaced while it was open",
   });
-  expect(await repository.append(sends("a", 2, 1)).catch((error: ChatError) => error.code)).toBe(
-    "storage_unavailable",
-  );
+  expect(rejection(await repository.append(sends("a", 2, 1)))).toMatch(/^storage_unavailable: .* not store/);
   await rename(away, place.path);
   while (!repository.status().up) await new Promise((resume) => setTimeout(resume, 20));
   expect(await repository.append(sends("a", 2, 1))).toMatchObject([{ kind: "stored", message: { seq: 2 } }]);

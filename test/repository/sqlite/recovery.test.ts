@@ -274,6 +274,52 @@ test("recover refuses a log of which the file has had all, and more, since", asy
   }
 });
 
+test("recover refuses a copy of the last log from before an orderly end, which the file has whole", async () => {
+  await using place = await scratch();
+  const { path } = place;
+  const log = join(place.folder, "log");
+  const repository = await openSqlite(path);
+  await repository.append(sends("a", 1, 5));
+  await copyFile(`${path}-wal`, log);
+  await repository.append(sends("a", 6, 5));
+  await repository.close();
+  await copyFile(log, `${path}-wal`);
+  expect(await refusal(path)).toContain("is not the one that the log beside it was written for");
+  await rm(`${path}-wal`);
+  expect(await seqsIn(path)).toEqual(upTo(10));
+});
+
+test("recover refuses a log to which another process is about to write, until that one ends", async () => {
+  await using place = await scratch();
+  const { path } = await killedWithLog(place.folder);
+  {
+    await using writer = sqliteChild("writer", path);
+    expect(await writer.next()).toEqual({ writes: true });
+    expect(await refusal(path)).toBe(`SQLite file ${path} is locked by another process`);
+  }
+  expect(await seqsIn(path)).toEqual(upTo(10));
+});
+
+test("recover syncs what it copied in part beside a process that reads, and does not start where that fails", async () => {
+  await using place = await scratch();
+  const { disk, path } = await onPlatter(place.folder);
+  await using store = sqliteChild("commanded", path);
+  await store.next();
+  expect(await store.ask("append 1 5")).toEqual({ kinds: ["stored"] });
+  // It reads what is there now: of what comes later nothing can be copied as long as it does.
+  await using reader = sqliteChild("reader", path);
+  expect(await reader.next()).toEqual({ reads: true });
+  expect(await store.ask("append 6 5")).toEqual({ kinds: ["stored"] });
+  await store[Symbol.asyncDispose]();
+  await Bun.write(disk.faultFile, "f");
+  {
+    await using broken = sqliteChild("commanded", path, disk.env);
+    expect((await broken.next()).refused).toContain("the disk reports an error");
+  }
+  await reader[Symbol.asyncDispose]();
+  expect(await seqsIn(path)).toEqual(upTo(10));
+});
+
 test("recover refuses a log beside a backup that was given a log's format meanwhile", async () => {
   await using place = await scratch();
   const { path, backup } = await killedWithLog(place.folder);
@@ -362,7 +408,7 @@ test("a store in doubt says which process keeps it from being recovered, and goe
     expect(reason).toBe(
       "the file is open in another program, and its log must be copied again: close that program",
     );
-    expect(await store.ask("append 6 1")).toEqual({ refused: "storage_unavailable" });
+    expect(await store.ask("append 6 1")).toEqual({ rejected: "storage_unavailable" });
   }
   expect(await store.ask("up")).toEqual({ up: true });
   expect(await store.ask("append 6 2")).toMatchObject({ kinds: expect.arrayContaining(["stored"]) });

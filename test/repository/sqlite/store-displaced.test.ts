@@ -85,7 +85,7 @@ test("append saves into a file that was moved what its log has, and refuses unti
   });
   await copyFile(moved, `${place.path}.alone`);
   expect(await seqOf(`${place.path}.alone`)).toBe(11);
-  expect(await store.ask("append 12 1")).toEqual({ refused: "storage_unavailable" });
+  expect(await store.ask("append 12 1")).toEqual({ rejected: "storage_unavailable" });
   await rename(moved, place.path);
   expect(await store.ask("up")).toEqual({ up: true });
   expect(await store.ask("append 12 1")).toEqual({ kinds: ["stored"] });

@@ -4,6 +4,7 @@ import { Database } from "bun:sqlite";
 import { expect, test } from "bun:test";
 import { closeSync, openSync, readSync, writeFileSync } from "node:fs";
 import type { Epoch } from "../../../src/domain/ids.ts";
+import { createCompanion } from "../../../src/repository/sqlite/companion.ts";
 import { makeStore } from "../../../src/repository/sqlite/making.ts";
 import { TRIAL } from "../../../src/repository/sqlite/schema.ts";
 import { openWal } from "../../../src/repository/sqlite/wal.ts";
@@ -21,7 +22,9 @@ function restarts(path: string): number {
 test("finish that a reader keeps from starting the log afresh does not leave that to the next commit", async () => {
   await using place = await scratch();
   writeFileSync(place.path, "");
-  makeStore(place.path, "life-1" as Epoch);
+  const lock = openSync(`${place.path}.lock`, "w+");
+  makeStore(place.path, "epoch-1" as Epoch, createCompanion(lock));
+  closeSync(lock);
   const writer = new Database(place.path, { readwrite: true });
   writer.run("PRAGMA wal_autocheckpoint = 0");
   writer.run(TRIAL);
