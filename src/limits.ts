@@ -68,7 +68,8 @@ export const LIMITS = {
   eventsBehindJoinMax: 1_024,
 
   /**
-   * How long a send to a room that its connection has not joined waits for the join, if the connection is young; bytes of the
+   * How long a send to a room that its connection has not joined waits for the join, if the connection is young, beside the time
+   * in which the connection is joining rooms, after which it waits as long again; how long a connection is young; bytes of the
    * texts of one connection that wait so; and bytes that all such sends take, over all connections.
    */
   joinAwaitedMs: 2_000,
