@@ -34,7 +34,7 @@ interface Batch {
   readonly sent: Set<number>;
   /** There was such an insert. */
   unsure: boolean;
-  /** Where rooms end by what this batch stored, until that is kept: nothing of it may be told before. */
+  /** The highest numbers, by room, of what this batch stored or found, until they are kept: nothing of it may be told before. */
   readonly unkept: Map<RoomName, RoomEnd>;
 }
 
@@ -48,6 +48,7 @@ export function createMongoAppend(connection: MongoConnection) {
     } catch (error) {
       cause = error;
     }
+    takeBackUnkept(batch);
     settleFollowers(batch);
     return drafts.map((draft, place) => {
       const leader = batch.leaders.get(nameOf(draft) ?? "") ?? place;
@@ -284,11 +285,25 @@ function settle(
   const draft = draftAt(drafts, place);
   const name = nameOf(draft);
   if (name !== undefined && message !== undefined) named.set(name, { message, epoch });
-  if (kind === "stored" && message !== undefined) unkept.set(message.room, message);
+  // A duplicate too: the service that stored it may not have kept its number.
+  if (message !== undefined && message.seq > (unkept.get(message.room)?.seq ?? 0))
+    unkept.set(message.room, message);
   results[place] =
     message?.text === draft.text && message.room === draft.room
       ? { kind, message, epoch }
       : { kind: "rejected", error: new ChatError("conflict") };
+}
+
+/** Takes back the results that must not be told: what is stored in these rooms counts as sent, its outcome as unknown. */
+function takeBackUnkept({ drafts, results, named, sent, unkept }: Batch): void {
+  for (const [place, draft] of drafts.entries()) {
+    const kind = results[place]?.kind;
+    if (!unkept.has(draft.room) || (kind !== "stored" && kind !== "duplicate")) continue;
+    results[place] = undefined;
+    named.delete(nameOf(draft) ?? "");
+    sent.add(place);
+  }
+  unkept.clear();
 }
 
 /** Within a batch the later drafts with one client id are answered from what the first one found or stored. */
