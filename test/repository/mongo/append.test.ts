@@ -2,7 +2,7 @@
 
 import { describe, expect, test } from "bun:test";
 import type { Document } from "mongodb";
-import { draft, duplicate, seq } from "../../contract/drafting.ts";
+import { draft, drafts, duplicate, room, seq, seqs, stored } from "../../contract/drafting.ts";
 import { type LaggingReplica, startLaggingReplica } from "../../fixture/mongo-replica.ts";
 import { sharedMongo } from "../../fixture/mongodb.ts";
 import { mongoDatabaseOf, type OpenedMongo } from "./opening.ts";
@@ -63,6 +63,49 @@ describe("createMongoAppend", () => {
       expect(duplicate(again).seq).toBe(seq(1));
       expect(await kept(mongo, "a")).toBeGreaterThanOrEqual(1);
     }),
+    TEST_MS,
+  );
+
+  test.each([
+    ["its room's number was to be kept", { isKept: false, isAnew: true }],
+    ["its room's number was kept", { isKept: true, isAnew: true }],
+    ["its insert made the collection anew", { isKept: true, isAnew: false }],
+  ])(
+    "tells of a message that came into the next epoch what is true there, where %s",
+    (_, { isKept, isAnew }) =>
+      withBetween(async ({ between, mongo, hear }) => {
+        const others = await mongo.open();
+        await others.append(drafts("a", 5));
+        const repository = await between.open();
+        if (isKept) await repository.append(drafts("a", 1));
+        const former = (await repository.head(room("a"))).epoch;
+        const inserting = Promise.withResolvers<void>();
+        const opened = Promise.withResolvers<void>();
+        hear(async (command) => {
+          if (command.insert !== "messages") return;
+          inserting.resolve();
+          await opened.promise;
+        });
+        const named = draft("a", { client: "c" });
+        const going = repository.append([named, { ...named, id: Bun.randomUUIDv7() }, draft("b")]);
+        await inserting.promise;
+        hear(() => {});
+        await mongo.db.dropDatabase();
+        if (isAnew) expect(seqs((await others.append(drafts("a", 3))).map(stored))).toEqual([1, 2, 3]);
+        opened.resolve();
+        const results = await going;
+        expect(results.map(({ kind }) => kind)).toEqual(["stored", "duplicate", "stored"]);
+        const { epoch } = await others.head(room("a"));
+        expect(epoch).not.toBe(former);
+        for (const result of results) {
+          if (result.kind !== "stored" && result.kind !== "duplicate") continue;
+          const { id, seq: number } = result.message;
+          expect(result.epoch).toBe(epoch);
+          expect(await mongo.messages.findOne({ _id: id as never })).toMatchObject({ seq: number });
+        }
+        expect(await mongo.messages.countDocuments()).toBe(isAnew ? 5 : 2);
+        expect(await kept(mongo, "b")).toBeGreaterThanOrEqual(1);
+      })(),
     TEST_MS,
   );
 });
