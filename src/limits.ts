@@ -97,6 +97,8 @@ export const LIMITS = {
   /** Messages read from the store in one step when a room catches up. */
   catchUpMessagesMax: 500,
   catchUpBytesMax: 256_000,
+  /** Such steps, but for each room's first, that are read at once for all rooms: each is as long as a page in memory. */
+  catchUpPagesMax: 16,
   /** How long members have to take one such step before the next. */
   catchUpReliefMs: 500,
   /** How long a replay waits until its connection has taken most of what was written to it; then it stays empty. */
