@@ -103,7 +103,7 @@ async function appendAll(
       // After losing the race ask only for the ends, so that the next try is a quicker one than another service's first:
       // of several services that never rest, each gets its turn.
       const [ends] = await Promise.all([
-        connection.numbers.ends(rooms, epoch),
+        connection.numbers.endsToGoOn(rooms, epoch),
         verified || connection.verify(epoch),
       ]);
       if (ended.aborted) return;
