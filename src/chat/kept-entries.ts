@@ -12,7 +12,7 @@ interface Kept {
   readonly roughBytes: number;
 }
 
-/** Each owner has one run of entries without a hole. */
+/** Each owner has one run of entries, without a hole but for numbers that the store does not have any more. */
 export interface KeptEntries<E extends Kept> {
   /** Adds what follows directly on the owner's last entry. */
   add(owner: object, entries: readonly E[]): void;
@@ -74,7 +74,10 @@ export function createKeptEntries<E extends Kept>({
       const [first, last] = [entries[0], entries.at(-1)];
       if (first === undefined || last === undefined) return null;
       if (since + 1 < first.seq || since > last.seq) return null;
-      return entries.slice(since + 1 - first.seq);
+      // As many before it as numbers, or fewer where some are gone.
+      let place = Math.min(since + 1 - first.seq, entries.length);
+      while (place > 0 && (entries[place - 1] as E).seq > since) place -= 1;
+      return entries.slice(place);
     },
   };
 }
