@@ -87,12 +87,6 @@ export interface FeedsOptions {
   readonly metrics: Metrics;
 }
 
-/** The reading of a gap: until its first page is delivered, and until all is. */
-interface CatchingUp {
-  readonly first: Promise<void>;
-  readonly all: Promise<void>;
-}
-
 interface State {
   readonly room: RoomName;
   /** The epoch that `delivered` belongs to; null, as `delivered`: the first join is still asking. */
@@ -105,7 +99,8 @@ interface State {
   readonly aside: Aside<EncodedEntry>;
   /** The highest number heard of: of the feed's epoch, or of that of `aside` where the feed has none yet. */
   target: Seq;
-  catchingUp: CatchingUp | null;
+  /** The reading of a gap: until its first page is delivered, and until all is. */
+  catchingUp: { readonly first: Promise<void>; readonly all: Promise<void> } | null;
   /** Joins under way. */
   holds: number;
   occupied: boolean;
@@ -165,7 +160,10 @@ export function createFeeds(options: FeedsOptions): Feeds {
     let next = feed.delivered === null ? null : feed.delivered + 1;
     for (const message of messages) {
       const { seq } = message;
-      if (next !== null && seq < next) continue;
+      if (next !== null && seq < next) {
+        if ((kept.at(feed, seq)?.message.id ?? message.id) !== message.id) doubtDelivered(feed, seq);
+        continue;
+      }
       if (seq > feed.target) feed.target = seq;
       if (seq === next) {
         run.push(new EncodedEntry(message));
@@ -176,6 +174,14 @@ export function createFeeds(options: FeedsOptions): Feeds {
     }
     tell(feed, run);
     tellOrCatchUp(feed);
+  }
+
+  /** Another program has deleted what members were told under this number, and it was given again. */
+  function doubtDelivered(feed: State, seq: Seq): void {
+    log.warn("room_number_given_again", { room: feed.room, seq });
+    kept.drop(feed);
+    doubts.add(feed.room);
+    if (feed.occupied) dismiss(feed.room);
   }
 
   function tellOrCatchUp(feed: State): void {
@@ -218,7 +224,7 @@ export function createFeeds(options: FeedsOptions): Feeds {
     feed.boundsMs = monotonicNow();
   }
 
-  function advance(feed: State, target: Seq): CatchingUp {
+  function advance(feed: State, target: Seq): NonNullable<State["catchingUp"]> {
     if (target > feed.target) feed.target = target;
     if (feed.catchingUp === null) {
       const first = tellNext(feed, feed.generation);
@@ -290,9 +296,8 @@ export function createFeeds(options: FeedsOptions): Feeds {
     head: Seq,
     before: { readonly feed: State; readonly delivered: Seq | null; readonly generation: number } | null,
   ): Promise<void> {
-    if (before === null) return;
+    if (before === null || before.feed.generation !== before.generation) return;
     const { feed } = before;
-    if (feed.generation !== before.generation) return;
     if (feed.delivered === null || before.delivered === null) return;
     if (feed.epoch !== epoch) return forget(feed);
     const wasAhead = feed.ahead;
@@ -432,9 +437,8 @@ export function createFeeds(options: FeedsOptions): Feeds {
         });
         try {
           const { epoch, seqs } = await repository.heads(rooms);
-          for (const [index, seq] of seqs.entries()) {
+          for (const [index, seq] of seqs.entries())
             await compare(epoch, seq, before[index] ?? null).catch(() => {});
-          }
         } catch (error) {
           for (const room of rooms) doubts.add(room);
           log.debug("room_heads_unknown", { rooms: rooms.length, error });

@@ -20,6 +20,8 @@ export interface KeptEntries<E extends Kept> {
   extend(owner: object, entries: readonly E[]): void;
   /** All that the owner was told after `since`; null where not all of it is here. */
   after(owner: object, since: Seq): readonly E[] | null;
+  /** The owner's entry of this number, where it is here. */
+  at(owner: object, seq: Seq): E | undefined;
   drop(owner: object): void;
 }
 
@@ -79,6 +81,8 @@ export function createKeptEntries<E extends Kept>({
       while (place > 0 && (entries[place - 1] as E).seq > since) place -= 1;
       return entries.slice(place);
     },
+    // Asked for the newest, if at all.
+    at: (owner, seq) => runs.get(owner)?.entries.findLast((entry) => entry.seq === seq),
   };
 }
 

@@ -187,6 +187,24 @@ describe("accept", () => {
     expect(told).toEqual([1, 2, 7, 11]);
   });
 
+  test("lets the members go when a number that they were told comes again with another message", async () => {
+    await using lobby = await occupied();
+    const { repository, feeds, told, dismissed } = lobby;
+    const batch = await append(repository, 3);
+    feeds.accept(batch);
+    feeds.accept(batch);
+    expect(dismissed).toEqual([]);
+    const again = batch.slice(1).map((message) => ({ ...message, id: Bun.randomUUIDv7() }));
+    feeds.accept(again);
+    expect(told).toEqual([1, 2, 3]);
+    expect(dismissed).toEqual(["lobby"]);
+    // Those who come back compare with the store, and begin anew.
+    const back = feeds.hold(LOBBY);
+    expect(back.known()).toBeNull();
+    expect(back.remembers(seq(1))).toBe(false);
+    back.release();
+  });
+
   test("ignores rooms that nobody here is in", async () => {
     await using lobby = await occupied();
     const elsewhere = (await lobby.repository.append(drafts("elsewhere", 2))).map(stored);

@@ -89,3 +89,12 @@ describe("extend", () => {
     expect(seqsOf(kept.after(other, seq(0)))).toEqual([1, 2]);
   });
 });
+
+test("at gives the owner's entry of a number that is here", () => {
+  const kept = createKeptEntries<Entry>({ bytesMax: 1_000_000 });
+  const owner = {};
+  kept.add(owner, entries(3, 5));
+  expect(kept.at(owner, seq(4))?.seq).toBe(seq(4));
+  for (const number of [2, 6]) expect(kept.at(owner, seq(number))).toBeUndefined();
+  expect(kept.at({}, seq(4))).toBeUndefined();
+});
