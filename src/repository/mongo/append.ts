@@ -123,7 +123,8 @@ async function appendAll(
       connection.failed(error);
       // What was sent may be stored: use the whole time to find out. Else tell the sender soon.
       const former = epoch.name;
-      epoch = await connection.up(batch.unsure ? MONGO_TIMES.operationMs : MONGO_TIMES.comeUpMs);
+      const isSent = batch.unsure || batch.unconfirmed.size > 0;
+      epoch = await connection.up(isSent ? MONGO_TIMES.operationMs : MONGO_TIMES.comeUpMs);
       if (epoch.name !== former) takeBackUnconfirmed(batch);
       [verified, asks] = [false, true];
     }

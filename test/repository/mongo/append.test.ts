@@ -2,6 +2,7 @@
 
 import { describe, expect, test } from "bun:test";
 import type { Document } from "mongodb";
+import { MONGO_TIMES } from "../../../src/repository/mongo/client.ts";
 import { draft, drafts, duplicate, room, seq, seqs, stored } from "../../contract/drafting.ts";
 import { type LaggingReplica, startLaggingReplica } from "../../fixture/mongo-replica.ts";
 import { sharedMongo } from "../../fixture/mongodb.ts";
@@ -61,6 +62,28 @@ describe("createMongoAppend", () => {
       const next = await mongo.open();
       const [again] = await next.append([{ ...named, id: Bun.randomUUIDv7() }]);
       expect(duplicate(again).seq).toBe(seq(1));
+      expect(await kept(mongo, "a")).toBeGreaterThanOrEqual(1);
+    }),
+    TEST_MS,
+  );
+
+  test(
+    "tells all once a store that went away after the insert is back, however long that takes within the append's time",
+    withBetween(async ({ between, mongo, hear }) => {
+      const repository = await between.open();
+      let refusals = 0;
+      // Longer than an append waits that has stored nothing.
+      const until = performance.now() + 1.5 * MONGO_TIMES.comeUpMs;
+      hear((command) => {
+        if (command.update === "room_numbers" || (refusals > 0 && command.ping === undefined)) {
+          if (performance.now() > until) return;
+          refusals += 1;
+          throw new Error("the server is away");
+        }
+      });
+      const [result] = await repository.append([draft("a")]);
+      expect(stored(result).seq).toBe(seq(1));
+      expect(refusals).toBeGreaterThan(0);
       expect(await kept(mongo, "a")).toBeGreaterThanOrEqual(1);
     }),
     TEST_MS,
