@@ -68,7 +68,8 @@ export const LIMITS = {
   eventsBehindJoinMax: 1_024,
 
   /**
-   * How long a send to a room that its connection has not joined waits for the join, if the connection is young; bytes of the
+   * How long a send to a room that its connection has not joined waits for the join, if the connection is young, beside the time
+   * in which the connection is joining rooms, after which it waits as long again; how long a connection is young; bytes of the
    * texts of one connection that wait so; and bytes that all such sends take, over all connections.
    */
   joinAwaitedMs: 2_000,
@@ -96,6 +97,8 @@ export const LIMITS = {
   /** Messages read from the store in one step when a room catches up. */
   catchUpMessagesMax: 500,
   catchUpBytesMax: 256_000,
+  /** Such steps, but for each room's first, that are read at once for all rooms: each is as long as a page in memory. */
+  catchUpPagesMax: 16,
   /** How long members have to take one such step before the next. */
   catchUpReliefMs: 500,
   /** How long a replay waits until its connection has taken most of what was written to it; then it stays empty. */

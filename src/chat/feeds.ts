@@ -14,7 +14,9 @@ import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import { EncodedEntry } from "../protocol/wire.ts";
 import type { MessageRepository, RoomPage } from "../repository/repository.ts";
+import { createDoubts } from "./doubts.ts";
 import { createKeptEntries } from "./kept-entries.ts";
+import { createPermits } from "./permits.ts";
 import { type Aside, createSetAside } from "./set-aside.ts";
 
 /** Delivers committed entries of one room, in this order, to all its members on this node, within the tick. */
@@ -97,7 +99,8 @@ interface State {
   readonly aside: Aside<EncodedEntry>;
   /** The highest number heard of: of the feed's epoch, or of that of `aside` where the feed has none yet. */
   target: Seq;
-  catchingUp: Promise<void> | null;
+  /** The reading of a gap: until its first page is delivered, and until all is. */
+  catchingUp: { readonly first: Promise<void>; readonly all: Promise<void> } | null;
   /** Joins under way. */
   holds: number;
   occupied: boolean;
@@ -107,13 +110,6 @@ interface State {
   ahead: boolean;
 }
 
-/**
- * Beats for which a room stays in doubt: what a store was too slow to confirm may still land after it was given up, once
- * the disk or the network goes on. While the store is down they are not counted: a disk may hang for longer, and reads be
- * answered meanwhile without what it hangs on. What lands later yet is found by the next message's number.
- */
-const DOUBT_BEATS = Math.ceil((2 * LIMITS.storeTimeoutMs) / LIMITS.headPollMs);
-
 const CATCH_UP = { messagesMax: LIMITS.catchUpMessagesMax, textBytesMax: LIMITS.catchUpBytesMax };
 
 const epochChanged = () => new ChatError("storage_unavailable", { cause: "the store has another epoch" });
@@ -122,8 +118,8 @@ export function createFeeds(options: FeedsOptions): Feeds {
   const { repository, deliver, dismiss, relief, monotonicNow, log, metrics } = options;
   const feeds = new Map<RoomName, State>();
   const kept = createKeptEntries<EncodedEntry>({ bytesMax: LIMITS.feedKeptBytesMax });
-  /** Rooms in doubt, and for how many more beats. */
-  const doubtful = new Map<RoomName, number>();
+  const doubts = createDoubts();
+  const permitted = createPermits(LIMITS.catchUpPagesMax);
   const newAside = createSetAside<EncodedEntry>({ bytesMax: LIMITS.feedsPendingBytesMax });
 
   function tell(feed: State, entries: readonly EncodedEntry[]): void {
@@ -156,7 +152,7 @@ export function createFeeds(options: FeedsOptions): Feeds {
 
   function offer(feed: State, epoch: Epoch, messages: readonly Message[]): void {
     if (feed.epoch !== null && feed.epoch !== epoch) {
-      doubtful.set(feed.room, DOUBT_BEATS);
+      doubts.add(feed.room);
       return;
     }
     if (feed.epoch === null && feed.aside.epoch !== epoch) feed.target = SEQ_ZERO;
@@ -164,7 +160,10 @@ export function createFeeds(options: FeedsOptions): Feeds {
     let next = feed.delivered === null ? null : feed.delivered + 1;
     for (const message of messages) {
       const { seq } = message;
-      if (next !== null && seq < next) continue;
+      if (next !== null && seq < next) {
+        if ((kept.at(feed, seq)?.message.id ?? message.id) !== message.id) doubtDelivered(feed, seq);
+        continue;
+      }
       if (seq > feed.target) feed.target = seq;
       if (seq === next) {
         run.push(new EncodedEntry(message));
@@ -177,11 +176,19 @@ export function createFeeds(options: FeedsOptions): Feeds {
     tellOrCatchUp(feed);
   }
 
+  /** Another program has deleted what members were told under this number, and it was given again. */
+  function doubtDelivered(feed: State, seq: Seq): void {
+    log.warn("room_number_given_again", { room: feed.room, seq });
+    kept.drop(feed);
+    doubts.add(feed.room);
+    if (feed.occupied) dismiss(feed.room);
+  }
+
   function tellOrCatchUp(feed: State): void {
     if (feed.delivered === null) return;
     tellAside(feed);
     if (feed.target <= feed.delivered || feed.catchingUp !== null) return;
-    advance(feed, feed.target).catch(() => {}); // catchUp has said so, and put the room in doubt
+    advance(feed, feed.target);
   }
 
   /** The store has another epoch than the members: what they have is of the former one. */
@@ -217,43 +224,46 @@ export function createFeeds(options: FeedsOptions): Feeds {
     feed.boundsMs = monotonicNow();
   }
 
-  function advance(feed: State, target: Seq): Promise<void> {
+  function advance(feed: State, target: Seq): NonNullable<State["catchingUp"]> {
     if (target > feed.target) feed.target = target;
-    feed.catchingUp ??= catchUp(feed);
+    if (feed.catchingUp === null) {
+      const first = tellNext(feed, feed.generation);
+      feed.catchingUp = { first, all: catchUp(feed, first) };
+      feed.catchingUp.all.catch(() => {}); // catchUp has said so, and put the room in doubt
+    }
     return feed.catchingUp;
   }
 
   /** Reads until the target is delivered; the target may rise meanwhile. Asked for only when there is something to read. */
-  async function catchUp(feed: State): Promise<void> {
+  async function catchUp(feed: State, first: Promise<void>): Promise<void> {
     const { generation } = feed;
     try {
-      do {
-        const page = await readOn(feed, generation);
-        tellPage(feed, page);
-        // No `await` between the last look at the target and the end: else a target that is raised in between is never read.
-        if ((feed.delivered as Seq) >= feed.target) return;
+      await first;
+      // No `await` between the last look at the target and the end: else a target that is raised in between is never read.
+      while ((feed.delivered as Seq) < feed.target) {
         // Members get no more at once than they can take.
         await relief(feed.room);
-        if (feed.generation !== generation) throw epochChanged();
-      } while ((feed.delivered as Seq) < feed.target);
+        await permitted(() => tellNext(feed, generation));
+      }
     } catch (error) {
       log.warn("room_gap_unread", { room: feed.room, error });
       // Members wait for this gap, and queued messages stand behind it: check this room again.
-      doubtful.set(feed.room, DOUBT_BEATS);
+      doubts.add(feed.room);
       throw error;
     } finally {
       feed.catchingUp = null;
     }
   }
 
-  /** Reads one page of what is missing. */
-  async function readOn(feed: State, generation: number): Promise<RoomPage> {
+  /** Reads one page of what is missing, and delivers it. */
+  async function tellNext(feed: State, generation: number): Promise<void> {
+    if (feed.generation !== generation) throw epochChanged();
     const page = await repository.readAfter(feed.room, feed.delivered as Seq, CATCH_UP);
     metrics.count("room_gaps_read_total");
     if (feed.generation === generation && page.head.epoch !== feed.epoch) forget(feed);
     if (feed.generation !== generation) throw epochChanged();
     noteBounds(feed, page.head);
-    return page;
+    tellPage(feed, page);
   }
 
   function tellPage(feed: State, page: RoomPage): void {
@@ -286,17 +296,20 @@ export function createFeeds(options: FeedsOptions): Feeds {
     head: Seq,
     before: { readonly feed: State; readonly delivered: Seq | null; readonly generation: number } | null,
   ): Promise<void> {
-    if (before === null) return;
+    if (before === null || before.feed.generation !== before.generation) return;
     const { feed } = before;
-    if (feed.generation !== before.generation) return;
     if (feed.delivered === null || before.delivered === null) return;
     if (feed.epoch !== epoch) return forget(feed);
-    if (head > feed.delivered) await advance(feed, head);
     const wasAhead = feed.ahead;
     feed.ahead = head < before.delivered;
     // A server that was just elected may for a moment know less than its predecessor had confirmed: once is no proof, and
     // to begin anew would tell everyone everything again.
-    if (feed.ahead && wasAhead) forget(feed);
+    if (feed.ahead && wasAhead) return forget(feed);
+    if (head <= feed.delivered) return;
+    const isNew = feed.catchingUp === null;
+    const { first } = advance(feed, head);
+    // A page takes memory: one after the other. What comes after it keeps no other room waiting.
+    if (isNew) await first;
   }
 
   const isUnused = (feed: State) => !feed.occupied && feed.holds === 0;
@@ -343,7 +356,7 @@ export function createFeeds(options: FeedsOptions): Feeds {
     return {
       delivered,
       async advanceTo(target) {
-        if (target > delivered()) await advance(feed, target);
+        if (target > delivered()) await advance(feed, target).all;
         assert(delivered() >= target, "a feed has delivered what it was advanced to");
       },
       recall(since) {
@@ -376,7 +389,7 @@ export function createFeeds(options: FeedsOptions): Feeds {
       const { epoch, generation } = feed;
       return {
         known() {
-          if (repository.shared || doubtful.has(room)) return null;
+          if (repository.shared || doubts.has(room)) return null;
           if (feed.epoch === null || feed.delivered === null) return null;
           if (feed.target > feed.delivered || monotonicNow() - feed.boundsMs > LIMITS.feedBoundsMs)
             return null;
@@ -387,7 +400,7 @@ export function createFeeds(options: FeedsOptions): Feeds {
           if (feed.epoch !== null && feed.epoch !== head.epoch) {
             // Another join has found an epoch while this one was asking: which of the two is the newer is not known.
             if (feed.epoch !== epoch || feed.generation !== generation) {
-              doubtful.set(room, DOUBT_BEATS);
+              doubts.add(room);
               throw epochChanged();
             }
             forget(feed);
@@ -410,16 +423,12 @@ export function createFeeds(options: FeedsOptions): Feeds {
     },
 
     doubt(rooms) {
-      for (const room of rooms) doubtful.set(room, DOUBT_BEATS);
+      for (const room of rooms) doubts.add(room);
     },
 
     async beat() {
-      const { up } = repository.status();
-      for (const [room, beats] of doubtful) {
-        if (!feeds.has(room) || (up && beats === 0)) doubtful.delete(room);
-        else if (up) doubtful.set(room, beats - 1);
-      }
-      const asked = repository.shared ? [...feeds.keys()] : [...doubtful.keys()];
+      const doubtful = doubts.beat(repository.status().up, (room) => feeds.has(room));
+      const asked = repository.shared ? [...feeds.keys()] : doubtful;
       for (let from = 0; from < asked.length; from += LIMITS.headPollRoomsMax) {
         const rooms = asked.slice(from, from + LIMITS.headPollRoomsMax);
         const before = rooms.map((room) => {
@@ -428,12 +437,10 @@ export function createFeeds(options: FeedsOptions): Feeds {
         });
         try {
           const { epoch, seqs } = await repository.heads(rooms);
-          for (const [index, seq] of seqs.entries()) {
-            // One after the other: each may have a long gap to read, which takes memory.
+          for (const [index, seq] of seqs.entries())
             await compare(epoch, seq, before[index] ?? null).catch(() => {});
-          }
         } catch (error) {
-          for (const room of rooms) doubtful.set(room, DOUBT_BEATS);
+          for (const room of rooms) doubts.add(room);
           log.debug("room_heads_unknown", { rooms: rooms.length, error });
         }
       }

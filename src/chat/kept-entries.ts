@@ -12,7 +12,7 @@ interface Kept {
   readonly roughBytes: number;
 }
 
-/** Each owner has one run of entries without a hole. */
+/** Each owner has one run of entries, without a hole but for numbers that the store does not have any more. */
 export interface KeptEntries<E extends Kept> {
   /** Adds what follows directly on the owner's last entry. */
   add(owner: object, entries: readonly E[]): void;
@@ -20,6 +20,8 @@ export interface KeptEntries<E extends Kept> {
   extend(owner: object, entries: readonly E[]): void;
   /** All that the owner was told after `since`; null where not all of it is here. */
   after(owner: object, since: Seq): readonly E[] | null;
+  /** The owner's entry of this number, where it is here. */
+  at(owner: object, seq: Seq): E | undefined;
   drop(owner: object): void;
 }
 
@@ -74,8 +76,13 @@ export function createKeptEntries<E extends Kept>({
       const [first, last] = [entries[0], entries.at(-1)];
       if (first === undefined || last === undefined) return null;
       if (since + 1 < first.seq || since > last.seq) return null;
-      return entries.slice(since + 1 - first.seq);
+      // As many before it as numbers, or fewer where some are gone.
+      let place = Math.min(since + 1 - first.seq, entries.length);
+      while (place > 0 && (entries[place - 1] as E).seq > since) place -= 1;
+      return entries.slice(place);
     },
+    // Asked for the newest, if at all.
+    at: (owner, seq) => runs.get(owner)?.entries.findLast((entry) => entry.seq === seq),
   };
 }
 

@@ -189,6 +189,7 @@ export function createGateway(options: GatewayOptions): Gateway {
     textBytesMax: LIMITS.heldSendsOfConnectionTextBytesMax,
     bytesMax: LIMITS.heldSendsBytesMax,
     monotonicNow,
+    waitsOn: ({ connection }) => connection.waiting !== null,
     onLate: (send) => refuse(deps, send, new ChatError("not_in_room")),
     metrics,
   });
@@ -272,12 +273,14 @@ async function take(deps: Deps, incoming: Incoming): Promise<void> {
   if (doing.joins !== undefined) resume(deps, connection, doing.joins);
 }
 
-/** A join has ended. Where it failed, the sends that wait for it wait on: the application may try again. */
+/** A join has ended. Where it failed, the sends that wait for it have their whole time again: the application may try again. */
 function resume(deps: Deps, connection: Connection, room: RoomName): void {
   const waiting = connection.waiting ?? [];
   connection.waiting = null;
   const { session, peer } = connection;
-  const held = session.rooms.has(room) ? deps.held.take(peer.session.conn, room) : [];
+  const { conn } = peer.session;
+  const held = session.rooms.has(room) ? deps.held.take(conn, room) : [];
+  deps.held.restart(conn);
   for (const incoming of [...held, ...waiting]) {
     try {
       // Another join among them makes the rest wait again.

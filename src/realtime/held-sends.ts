@@ -1,6 +1,7 @@
 /**
  * Sends to rooms that their connection has not joined yet. The stock client sends what was emitted while it was offline before
- * the application's `connect` handler runs, and so before any join: these sends wait a moment for it.
+ * the application's `connect` handler runs, and so before any join: these sends wait a moment for it. The moment lasts while
+ * their connection joins a room, and begins anew when such a join has ended: a slow store costs nobody what was written offline.
  */
 
 import type { RoomName } from "../domain/ids.ts";
@@ -12,6 +13,8 @@ export interface HeldSends<S> {
   hold(connection: object, room: RoomName, send: S, textBytes: number): void;
   /** Gives back what the connection has sent, to one room or to all, oldest first; it is held no longer. */
   take(connection: object, room?: RoomName): readonly S[];
+  /** All that the connection has here waits for the whole time again. */
+  restart(connection: object): void;
 }
 
 export interface HeldSendsDeps<S> {
@@ -25,6 +28,8 @@ export interface HeldSendsDeps<S> {
   readonly bytesMax: number;
   /** Milliseconds of a clock that never goes back. */
   readonly monotonicNow: () => number;
+  /** Whether a send whose time is over waits on: its connection is joining a room. */
+  readonly waitsOn: (send: S) => boolean;
   /** Hears of each send that has waited for too long. */
   readonly onLate: (send: S) => void;
   readonly metrics: Pick<Metrics, "count">;
@@ -38,7 +43,7 @@ interface Held<S> {
   readonly room: RoomName;
   readonly send: S;
   readonly textBytes: number;
-  readonly deadline: number;
+  deadline: number;
 }
 
 interface Share<S> {
@@ -47,8 +52,8 @@ interface Share<S> {
 }
 
 export function createHeldSends<S>(deps: HeldSendsDeps<S>): HeldSends<S> {
-  const { waitMs, sendsMax, textBytesMax, bytesMax, monotonicNow, onLate, metrics } = deps;
-  /** In the order in which they came: all wait equally long, so the first is the first to be late. */
+  const { waitMs, sendsMax, textBytesMax, bytesMax, monotonicNow, waitsOn, onLate, metrics } = deps;
+  /** In the order in which their time began: all wait equally long, so the first is the first to be late. */
   const held = new Set<Held<S>>();
   const byConnection = new Map<object, Share<S>>();
   let heldBytes = 0;
@@ -63,6 +68,12 @@ export function createHeldSends<S>(deps: HeldSendsDeps<S>): HeldSends<S> {
     if (own.sends.size === 0) byConnection.delete(one.connection);
   }
 
+  function delay(one: Held<S>, deadline: number) {
+    held.delete(one);
+    one.deadline = deadline;
+    held.add(one);
+  }
+
   function watch() {
     const [first] = held;
     timer = first && setTimeout(refuseLate, Math.max(first.deadline - monotonicNow(), 1));
@@ -73,8 +84,12 @@ export function createHeldSends<S>(deps: HeldSendsDeps<S>): HeldSends<S> {
     const now = monotonicNow();
     for (const one of held) {
       if (one.deadline > now) break;
-      forget(one);
-      onLate(one.send);
+      if (waitsOn(one.send)) {
+        delay(one, now + waitMs);
+      } else {
+        forget(one);
+        onLate(one.send);
+      }
     }
     watch();
   }
@@ -104,6 +119,11 @@ export function createHeldSends<S>(deps: HeldSendsDeps<S>): HeldSends<S> {
       const taken = [...own.sends].filter((one) => room === undefined || one.room === room);
       for (const one of taken) forget(one);
       return taken.map(({ send }) => send);
+    },
+
+    restart(connection) {
+      const deadline = monotonicNow() + waitMs;
+      for (const one of byConnection.get(connection)?.sends ?? []) delay(one, deadline);
     },
   };
 }

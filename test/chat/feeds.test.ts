@@ -52,12 +52,16 @@ async function occupied({ shared = false } = {}) {
     log,
     metrics: createMetrics(),
   });
-  const hold = feeds.hold(LOBBY);
-  hold.start(await repository.head(LOBBY));
-  feeds.setOccupied(LOBBY, true);
-  hold.release();
+  async function occupy(name: string) {
+    const hold = feeds.hold(room(name));
+    hold.start(await repository.head(room(name)));
+    feeds.setOccupied(room(name), true);
+    hold.release();
+  }
+  await occupy(LOBBY);
   return {
     repository,
+    occupy,
     feeds: {
       ...feeds,
       /** Takes what was committed in this epoch. */
@@ -183,6 +187,24 @@ describe("accept", () => {
     expect(told).toEqual([1, 2, 7, 11]);
   });
 
+  test("lets the members go when a number that they were told comes again with another message", async () => {
+    await using lobby = await occupied();
+    const { repository, feeds, told, dismissed } = lobby;
+    const batch = await append(repository, 3);
+    feeds.accept(batch);
+    feeds.accept(batch);
+    expect(dismissed).toEqual([]);
+    const again = batch.slice(1).map((message) => ({ ...message, id: Bun.randomUUIDv7() }));
+    feeds.accept(again);
+    expect(told).toEqual([1, 2, 3]);
+    expect(dismissed).toEqual(["lobby"]);
+    // Those who come back compare with the store, and begin anew.
+    const back = feeds.hold(LOBBY);
+    expect(back.known()).toBeNull();
+    expect(back.remembers(seq(1))).toBe(false);
+    back.release();
+  });
+
   test("ignores rooms that nobody here is in", async () => {
     await using lobby = await occupied();
     const elsewhere = (await lobby.repository.append(drafts("elsewhere", 2))).map(stored);
@@ -198,6 +220,7 @@ describe("beat", () => {
     await using lobby = await occupied({ shared: true });
     await append(lobby.repository, 700);
     await lobby.feeds.beat();
+    await lobby.toldOf(700);
     expect(lobby.told).toEqual(range(1, 700));
   });
 
@@ -470,6 +493,48 @@ describe("a long gap", () => {
     await toldOf(count + 1);
     expect(told).toEqual(range(1, count + 1));
     expect(reliefs[0]).toBe(LIMITS.catchUpMessagesMax);
+  });
+
+  test("is told by itself: other rooms hear at that beat and the next, while its members take their time", async () => {
+    await using lobby = await occupied({ shared: true });
+    const { repository, feeds, told, toldOf, gate, reliefs } = lobby;
+    await lobby.occupy("hall");
+    const taken = Promise.withResolvers<void>();
+    gate.relief = taken.promise;
+    const page = LIMITS.catchUpMessagesMax;
+    await append(repository, 3 * page);
+    for (const beat of range(1, 2)) {
+      await repository.append(drafts("hall", 1));
+      await feeds.beat();
+      expect(told).toEqual([...range(1, page), ...range(1, beat)]);
+    }
+    expect(reliefs).toEqual([page]);
+    taken.resolve();
+    await toldOf(3 * page + 2);
+    expect(told).toEqual([...range(1, page), 1, 2, ...range(page + 1, 3 * page)]);
+  });
+
+  test("of more rooms than may read at once is read in turns", async () => {
+    await using lobby = await occupied({ shared: true });
+    const { repository, feeds, told, toldOf, gate } = lobby;
+    const taken = Promise.withResolvers<void>();
+    gate.relief = taken.promise;
+    const names = range(1, LIMITS.catchUpPagesMax + 4).map((n) => `room ${n}`);
+    for (const name of names) {
+      await lobby.occupy(name);
+      await repository.append(drafts(name, LIMITS.catchUpMessagesMax + 1));
+    }
+    await feeds.beat();
+    expect(told.length).toBe(names.length * LIMITS.catchUpMessagesMax);
+    let reading = 0;
+    const reads = names.map(() => repository.hold("readAfter", "before"));
+    for (const { reached } of reads) void reached.then(() => (reading += 1));
+    taken.resolve();
+    await Promise.all(reads.slice(0, LIMITS.catchUpPagesMax).map(({ reached }) => reached));
+    await new Promise((resume) => setImmediate(resume));
+    expect(reading).toBe(LIMITS.catchUpPagesMax);
+    for (const { release } of reads) release();
+    await toldOf(names.length * (LIMITS.catchUpMessagesMax + 1));
   });
 
   test("is read from the store where what waits behind it is too long to be kept", async () => {

@@ -30,6 +30,16 @@ describe("after", () => {
   });
 });
 
+test("after gives all that follows also where another program has deleted numbers in between", () => {
+  const kept = createKeptEntries<Entry>({ bytesMax: 1_000_000 });
+  const owner = {};
+  kept.extend(owner, [...entries(1, 1), ...entries(4, 6)]);
+  expect(seqsOf(kept.after(owner, seq(0)))).toEqual([1, 4, 5, 6]);
+  for (const since of [1, 2, 3]) expect(seqsOf(kept.after(owner, seq(since)))).toEqual([4, 5, 6]);
+  expect(seqsOf(kept.after(owner, seq(4)))).toEqual([5, 6]);
+  expect(seqsOf(kept.after(owner, seq(6)))).toEqual([]);
+});
+
 describe("add", () => {
   test("keeps of one owner as much as one replay may have", () => {
     const kept = createKeptEntries<Entry>({ bytesMax: 100 * LIMITS.replayBytesMax });
@@ -78,4 +88,13 @@ describe("extend", () => {
     expect([owner, other].map((each) => kept.after(each, seq(4)) !== null)).toEqual([true, false]);
     expect(seqsOf(kept.after(other, seq(0)))).toEqual([1, 2]);
   });
+});
+
+test("at gives the owner's entry of a number that is here", () => {
+  const kept = createKeptEntries<Entry>({ bytesMax: 1_000_000 });
+  const owner = {};
+  kept.add(owner, entries(3, 5));
+  expect(kept.at(owner, seq(4))?.seq).toBe(seq(4));
+  for (const number of [2, 6]) expect(kept.at(owner, seq(number))).toBeUndefined();
+  expect(kept.at({}, seq(4))).toBeUndefined();
 });

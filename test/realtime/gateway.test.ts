@@ -388,6 +388,37 @@ describe("a send to a room that its connection has not joined", () => {
     expect(seqsOf(await Promise.all([one, two]))).toEqual([1, 2]);
   });
 
+  test("waits as long as a join of its connection takes, also one that is queued behind another", async () => {
+    const { connect, repository } = gateway;
+    const [link, clock] = [await connect(), await connect()];
+    const toHall = link.call("send_message", { room: "hall", user_id: "ada", message: "one" });
+    const toLobby = say(link, "two");
+    const asking = repository.hold("head", "answered");
+    const joins = [link.call("join_room", "lobby"), link.call("join_room", "hall")];
+    await asking.reached;
+    // It came later, and nothing is joined by its connection: by its refusal the others' time has passed.
+    expect(await say(clock, "nobody joins")).toEqual(refused("not_in_room"));
+    asking.release();
+    for (const answer of await Promise.all(joins)) expect(answer).toMatchObject({ ok: true, seq: 0 });
+    expect(seqsOf(await Promise.all([toHall, toLobby]))).toEqual([1, 1]);
+  });
+
+  test("has its whole time again after a join that failed", async () => {
+    const { connect, repository } = gateway;
+    const [link, clock] = [await connect(), await connect()];
+    const one = say(link, "one");
+    await link.fence();
+    const other = say(clock, "nobody joins");
+    await clock.fence();
+    repository.fail("head", new ChatError("storage_unavailable"));
+    laterMs = LIMITS.joinAwaitedMs - 100;
+    expect(await link.call("join_room", "hall")).toEqual(refused("storage_unavailable", true));
+    laterMs = 0;
+    expect(await other).toEqual(refused("not_in_room"));
+    expect(await link.call("join_room", "lobby")).toMatchObject({ ok: true, seq: 0 });
+    expect(await one).toMatchObject({ ok: true, seq: 1 });
+  });
+
   test("is refused when its time is over and nobody joined", async () => {
     const link = await gateway.connect();
     const one = say(link, "one");

@@ -7,6 +7,7 @@ const [LOBBY, HALL] = [room("lobby"), room("hall")];
 
 function heldSends({ sendsMax = 10, textBytesMax = 50_000, bytesMax = 100_000, waitMs = 60_000 } = {}) {
   const late: string[] = [];
+  const joining = new Set<string>();
   const metrics = createMetrics();
   const held = createHeldSends<string>({
     waitMs,
@@ -14,10 +15,11 @@ function heldSends({ sendsMax = 10, textBytesMax = 50_000, bytesMax = 100_000, w
     textBytesMax,
     bytesMax,
     monotonicNow: () => performance.now(),
+    waitsOn: (send) => joining.has(send),
     onLate: (send) => late.push(send),
     metrics,
   });
-  return { held, late, metrics };
+  return { held, late, joining, metrics };
 }
 
 test("createHeldSends gives back one connection's sends to one room, or to all, oldest first and once", () => {
@@ -77,4 +79,19 @@ test("createHeldSends tells of those that waited too long, in the order in which
   while (late.length < 3) await Bun.sleep(1);
   expect(late).toEqual(["one", "two", "three"]);
   expect(held.take(ada)).toEqual([]);
+});
+
+test("createHeldSends keeps one whose connection is joining, and one whose time begins anew, behind those that came later", async () => {
+  const { held, late, joining } = heldSends({ waitMs: 20 });
+  const [ada, bob, cy] = [{}, {}, {}];
+  joining.add("joins");
+  held.hold(ada, LOBBY, "joins", 1);
+  held.hold(bob, LOBBY, "anew", 1);
+  held.hold(cy, HALL, "one", 1);
+  held.restart(bob);
+  while (late.length < 2) await Bun.sleep(1);
+  expect(late).toEqual(["one", "anew"]);
+  joining.clear();
+  while (late.length < 3) await Bun.sleep(1);
+  expect(late).toEqual(["one", "anew", "joins"]);
 });

@@ -11,7 +11,7 @@ import type { Millis } from "../../domain/time.ts";
 import { assert, ChatError } from "../../errors.ts";
 import { MONGO_TIMES, QUICK } from "./client.ts";
 import type { MongoConnection } from "./connection.ts";
-import { DUPLICATE_KEY, type StoreEpoch } from "./epoch.ts";
+import { DUPLICATE_KEY, EpochChanged, type StoreEpoch } from "./epoch.ts";
 import type { RoomEnd } from "./room-numbers.ts";
 import { readMessage, toDocument } from "./schema.ts";
 import type { AppendResult } from "../repository.ts";
@@ -34,8 +34,8 @@ interface Batch {
   readonly sent: Set<number>;
   /** There was such an insert. */
   unsure: boolean;
-  /** Where rooms end by what this batch stored, until that is kept: nothing of it may be told before. */
-  readonly unkept: Map<RoomName, RoomEnd>;
+  /** The highest numbers, by room, of what this batch stored or found, until it is confirmed: nothing of it may be told before. */
+  readonly unconfirmed: Map<RoomName, RoomEnd>;
 }
 
 export function createMongoAppend(connection: MongoConnection) {
@@ -48,6 +48,7 @@ export function createMongoAppend(connection: MongoConnection) {
     } catch (error) {
       cause = error;
     }
+    takeBackUnconfirmed(batch);
     settleFollowers(batch);
     return drafts.map((draft, place) => {
       const leader = batch.leaders.get(nameOf(draft) ?? "") ?? place;
@@ -65,7 +66,7 @@ function openBatch(drafts: readonly Draft[]): Batch {
   const results = drafts.map(() => undefined);
   return {
     ...{ drafts, results, leaders, named: new Map(), sent: new Set(), unsure: false },
-    unkept: new Map(),
+    unconfirmed: new Map(),
   };
 }
 
@@ -95,15 +96,14 @@ async function appendAll(
   for (let attempt = 0; !ended.aborted; attempt++) {
     try {
       if (asks) await settleKnown(connection, batch, epoch.name);
-      await connection.numbers.keep(batch.unkept, epoch);
-      batch.unkept.clear();
+      await confirm(connection, batch, epoch);
       const places = openPlaces(batch);
       if (places.length === 0) return;
       const rooms = new Set(places.map((place) => draftAt(batch.drafts, place).room));
       // After losing the race ask only for the ends, so that the next try is a quicker one than another service's first:
       // of several services that never rest, each gets its turn.
       const [ends] = await Promise.all([
-        connection.numbers.ends(rooms, epoch),
+        connection.numbers.endsToGoOn(rooms, epoch),
         verified || connection.verify(epoch),
       ]);
       if (ended.aborted) return;
@@ -122,7 +122,10 @@ async function appendAll(
       if (ended.aborted || !(error instanceof MongoError)) throw error;
       connection.failed(error);
       // What was sent may be stored: use the whole time to find out. Else tell the sender soon.
-      epoch = await connection.up(batch.unsure ? MONGO_TIMES.operationMs : MONGO_TIMES.comeUpMs);
+      const former = epoch.name;
+      const isSent = batch.unsure || batch.unconfirmed.size > 0;
+      epoch = await connection.up(isSent ? MONGO_TIMES.operationMs : MONGO_TIMES.comeUpMs);
+      if (epoch.name !== former) takeBackUnconfirmed(batch);
       [verified, asks] = [false, true];
     }
     // A message that a majority does not have yet takes a moment. After losing a race retry at once.
@@ -275,7 +278,7 @@ const rejected = (cause: unknown): AppendResult => ({
 
 /** The result of a draft for which this message is stored: its own, or the first one with its client id. */
 function settle(
-  { drafts, results, named, unkept }: Batch,
+  { drafts, results, named, unconfirmed }: Batch,
   place: number,
   kind: "stored" | "duplicate",
   message: Message | undefined,
@@ -284,11 +287,41 @@ function settle(
   const draft = draftAt(drafts, place);
   const name = nameOf(draft);
   if (name !== undefined && message !== undefined) named.set(name, { message, epoch });
-  if (kind === "stored" && message !== undefined) unkept.set(message.room, message);
+  // A duplicate too: the service that stored it may not have kept its number.
+  if (message !== undefined && message.seq > (unconfirmed.get(message.room)?.seq ?? 0))
+    unconfirmed.set(message.room, message);
   results[place] =
     message?.text === draft.text && message.room === draft.room
       ? { kind, message, epoch }
       : { kind: "rejected", error: new ChatError("conflict") };
+}
+
+/**
+ * Keeps the numbers of what was stored or found, and looks whether the store still has the epoch: an insert that went out just
+ * before the database was dropped makes its collection anew, or comes into the next one.
+ */
+async function confirm({ numbers, verify }: MongoConnection, batch: Batch, epoch: StoreEpoch): Promise<void> {
+  if (batch.unconfirmed.size === 0) return;
+  try {
+    await Promise.all([numbers.keep(batch.unconfirmed, epoch), verify(epoch)]);
+  } catch (error) {
+    // The next try asks for the ids in the new epoch, and stores again what is not there.
+    if (error instanceof EpochChanged) takeBackUnconfirmed(batch);
+    throw error;
+  }
+  batch.unconfirmed.clear();
+}
+
+/** Takes back the results that must not be told: what is stored in these rooms counts as sent, its outcome as unknown. */
+function takeBackUnconfirmed({ drafts, results, named, sent, unconfirmed }: Batch): void {
+  for (const [place, draft] of drafts.entries()) {
+    const kind = results[place]?.kind;
+    if (!unconfirmed.has(draft.room) || (kind !== "stored" && kind !== "duplicate")) continue;
+    results[place] = undefined;
+    named.delete(nameOf(draft) ?? "");
+    sent.add(place);
+  }
+  unconfirmed.clear();
 }
 
 /** Within a batch the later drafts with one client id are answered from what the first one found or stored. */

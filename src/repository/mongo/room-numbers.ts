@@ -30,6 +30,11 @@ export interface RoomEnd {
 export interface RoomNumbers {
   /** Where these rooms end, as a majority has them; number 0 for one that never had a message. */
   ends(rooms: Iterable<RoomName>, epoch: StoreEpoch): Promise<ReadonlyMap<RoomName, RoomEnd>>;
+  /**
+   * The same for an append, which also goes on after the numbers that this service has kept: another program may have deleted
+   * only the newest messages, and members have seen them.
+   */
+  endsToGoOn(rooms: Iterable<RoomName>, epoch: StoreEpoch): Promise<ReadonlyMap<RoomName, RoomEnd>>;
   /** To be called with what was stored for good, before anything of it is told. Resolves when no number exceeds what is kept. */
   keep(stored: ReadonlyMap<RoomName, RoomEnd>, epoch: StoreEpoch): Promise<void>;
 }
@@ -47,8 +52,13 @@ const NO_END: RoomEnd = { seq: SEQ_ZERO, receivedAt: toMillis(Number.NEGATIVE_IN
 /** @param onError hears why a write in the background failed: a later write is waited for */
 export function createRoomNumbers(db: Db, onError: (error: unknown) => void): RoomNumbers {
   const numbers = db.collection<RoomNumberDocument>(ROOM_NUMBERS);
-  /** At least so much is kept, of this collection. */
-  let kept = { collection: "", rooms: new Map<RoomName, number>() };
+  /** Of this collection: at least so much is kept; and the last numbers that this service told of. */
+  const nothingOf = (collection: string) => ({
+    collection,
+    rooms: new Map<RoomName, number>(),
+    told: new Map<RoomName, RoomEnd>(),
+  });
+  let kept = nothingOf("");
   /** Raised in the background just now. */
   const raising = new Set<RoomName>();
   const idOf = (room: RoomName, { collection }: StoreEpoch) => ({ collection, room });
@@ -73,27 +83,39 @@ export function createRoomNumbers(db: Db, onError: (error: unknown) => void): Ro
       { ordered: false },
     );
     if (kept.collection !== epoch.collection || kept.rooms.size > ROOMS_MAX)
-      kept = { collection: epoch.collection, rooms: new Map() };
+      kept = nothingOf(epoch.collection);
     for (const [room, { seq }] of ends)
       kept.rooms.set(room, Math.max(seq + RAISED_BY, kept.rooms.get(room) ?? 0));
   }
 
+  async function ends(asked: Iterable<RoomName>, epoch: StoreEpoch): Promise<Map<RoomName, RoomEnd>> {
+    const rooms = [...asked];
+    const found = new Map(await readNewest(db, rooms));
+    const gone = await readKept(
+      rooms.filter((room) => !found.has(room)),
+      epoch,
+    );
+    for (const [room, end] of gone) found.set(room, end);
+    // A room's first message may have been stored between the two looks: its number is kept then, and it is there.
+    const again = await readNewest(
+      db,
+      gone.map(([room]) => room),
+    );
+    for (const [room, end] of again) found.set(room, end);
+    return new Map(rooms.map((room) => [room, found.get(room) ?? { ...NO_END }]));
+  }
+
   return {
-    async ends(asked, epoch) {
-      const rooms = [...asked];
-      const found = new Map(await readNewest(db, rooms));
-      const gone = await readKept(
-        rooms.filter((room) => !found.has(room)),
-        epoch,
-      );
-      for (const [room, end] of gone) found.set(room, end);
-      // A room's first message may have been stored between the two looks: its number is kept then, and it is there.
-      const again = await readNewest(
-        db,
-        gone.map(([room]) => room),
-      );
-      for (const [room, end] of again) found.set(room, end);
-      return new Map(rooms.map((room) => [room, found.get(room) ?? { ...NO_END }]));
+    ends,
+
+    async endsToGoOn(asked, epoch) {
+      const found = await ends(asked, epoch);
+      if (kept.collection !== epoch.collection) return found;
+      for (const [room, { seq }] of found) {
+        const told = kept.told.get(room);
+        if (told !== undefined && told.seq > seq) found.set(room, { ...told });
+      }
+      return found;
     },
 
     async keep(stored, epoch) {
@@ -112,6 +134,9 @@ export function createRoomNumbers(db: Db, onError: (error: unknown) => void): Ro
           });
       }
       if (exceeding.length > 0) await raise(exceeding, epoch);
+      if (kept.collection !== epoch.collection) return;
+      for (const [room, { seq, receivedAt }] of stored)
+        if (seq > (kept.told.get(room)?.seq ?? 0)) kept.told.set(room, { seq, receivedAt });
     },
   };
 }

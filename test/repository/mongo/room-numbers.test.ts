@@ -65,6 +65,30 @@ describe("a room of MongoDB whose messages another program deleted", () => {
   );
 
   test(
+    "but for older ones goes on after every number that this service gave, each batch whole",
+    withDatabase(async (mongo) => {
+      const repository = await mongo.open();
+      await repository.append([...drafts("a", 5), ...drafts("b", 1)]);
+      for (const [deleted, next] of [
+        [[5], [6, 7]],
+        [
+          [4, 6, 7],
+          [8, 9],
+        ],
+      ] as const) {
+        await mongo.messages.deleteMany({ room: "a", seq: { $in: [...deleted] } });
+        expect(seqs((await repository.append(drafts("a", 2))).map(stored))).toEqual([...next]);
+      }
+      expect(stored((await repository.append(drafts("b", 1)))[0]).seq).toBe(seq(2));
+      const { head, messages } = await repository.readAfter(room("a"), seq(0), WIDE);
+      expect([seqs(messages), head.seq]).toEqual([[1, 2, 3, 8, 9], seq(9)]);
+      await mongo.messages.drop();
+      expect(stored((await repository.append(drafts("a", 1)))[0]).seq).toBe(seq(1));
+    }),
+    TEST_MS,
+  );
+
+  test(
     "is not one whose first message was stored between the looks at its messages and at its number",
     withDatabase(async (mongo) => {
       const writer = await mongo.open();
