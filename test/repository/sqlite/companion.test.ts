@@ -9,6 +9,7 @@ import {
   mkdirSync,
   openSync,
   readdirSync,
+  renameSync,
   rmSync,
   writeFileSync,
 } from "node:fs";
@@ -18,8 +19,9 @@ import { createLog } from "../../../src/observe/log.ts";
 import { readSalts } from "../../../src/repository/sqlite/companion.ts";
 import { openSqliteRepository } from "../../../src/repository/sqlite/open.ts";
 import { MIGRATIONS, migrate } from "../../../src/repository/sqlite/schema.ts";
+import { foreignProcess } from "../../fixture/foreign-process.ts";
 import { platter } from "../../fixture/platter.ts";
-import { scratch, sends, sqliteChild } from "../../fixture/sqlite.ts";
+import { openSqlite, scratch, sends, sqliteChild } from "../../fixture/sqlite.ts";
 
 const room = "a" as RoomName;
 
@@ -305,3 +307,37 @@ test.each(kills)(
   },
   30_000,
 );
+
+test("settleEpoch gives a wiped store one new epoch, and leaves it at the next start", async () => {
+  await using place = await scratch();
+  const before = await openSqlite(place.path);
+  await before.append(sends("a", 1, 5));
+  const { epoch: former } = await before.head(room);
+  await before.close();
+  rmSync(place.path);
+  const made = await openSqlite(place.path);
+  const { epoch } = await made.head(room);
+  expect(epoch).not.toBe(former);
+  await made.close();
+  const again = await openSqlite(place.path);
+  expect((await again.head(room)).epoch).toBe(epoch);
+  await again.close();
+});
+
+test("a new epoch that is served is written, also where a foreign writer holds the copy for a moment", async () => {
+  await using place = await scratch();
+  const before = await openSqlite(place.path);
+  await before.append(sends("a", 1, 5));
+  await before.close();
+  copyFileSync(place.path, `${place.path}-copy`);
+  renameSync(`${place.path}-copy`, place.path);
+  await using foreign = await foreignProcess(place.path);
+  await foreign.hold(1_000);
+  const copy = await openSqlite(place.path);
+  const { epoch } = await copy.head(room);
+  expect(await copy.append(sends("a", 6, 1))).toMatchObject([{ kind: "stored", epoch }]);
+  await copy.close();
+  const again = await openSqlite(place.path);
+  expect((await again.head(room)).epoch).toBe(epoch);
+  await again.close();
+});

@@ -6,6 +6,7 @@ import { copyFile, mkdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { RoomName, Seq } from "../../../src/domain/ids.ts";
 import { createChance } from "../../fixture/chance.ts";
+import { foreignProcess } from "../../fixture/foreign-process.ts";
 import { platter } from "../../fixture/platter.ts";
 import { openSqlite, scratch, sends, sqliteChild } from "../../fixture/sqlite.ts";
 
@@ -413,3 +414,55 @@ test("a store in doubt says which process keeps it from being recovered, and goe
   expect(await store.ask("up")).toEqual({ up: true });
   expect(await store.ask("append 6 2")).toMatchObject({ kinds: expect.arrayContaining(["stored"]) });
 });
+
+test("close beside a foreign connection puts the log's end on disk: the next start goes on when power fails then", async () => {
+  await using place = await scratch();
+  const { disk, own, path } = await onPlatter(place.folder);
+  {
+    await using store = sqliteChild("commanded", path, disk.env);
+    await store.next();
+    expect(await store.ask("append 1 20")).toEqual({ kinds: ["stored"] });
+    await using foreign = await foreignProcess(path);
+    await foreign.begin("one");
+    await foreign.end("one");
+    store.child.stdin.end();
+    expect(await store.child.exited).toBe(0);
+  }
+  disk.failPower(own);
+  expect(await seqsIn(path)).toEqual(upTo(20));
+});
+
+test("recover believes an orderly end beside a reader once: not behind a start that has copied some and failed", async () => {
+  await using place = await scratch();
+  const { disk, own, path } = await onPlatter(place.folder);
+  {
+    await using foreign = await foreignProcess(path);
+    {
+      await using store = sqliteChild("commanded", path, disk.env);
+      await store.next();
+      expect(await store.ask("append 1 50")).toEqual({ kinds: ["stored"] });
+      await foreign.begin("one");
+      expect(await store.ask("append 51 50")).toEqual({ kinds: ["stored"] });
+      await foreign.begin("two");
+      expect(await store.ask("append 101 50")).toEqual({ kinds: ["stored"] });
+      store.child.stdin.end();
+      expect(await store.child.exited).toBe(0);
+    }
+    await foreign.end("one");
+    await Bun.write(disk.faultFile, "f");
+    await using broken = sqliteChild("commanded", path, disk.env);
+    expect((await broken.next()).refused).toContain("cannot be read or written");
+    await rm(disk.faultFile, { force: true });
+    await foreign.end("two");
+    // What the failed start copied may be lost, and cannot be copied again while another program has the file open.
+    await using second = sqliteChild("commanded", path, disk.env);
+    expect((await second.next()).refused).toContain("its log must be copied again: close that program");
+  }
+  {
+    await using store = sqliteChild("commanded", path, disk.env);
+    expect(await store.next()).toEqual({ open: true });
+    expect(await store.ask("append 151 5")).toEqual({ kinds: ["stored"] });
+  }
+  disk.failPower(own);
+  expect(await seqsIn(path)).toEqual(upTo(155));
+}, 20_000);
