@@ -7,6 +7,7 @@ import type { Database } from "bun:sqlite";
 import { fdatasync, fdatasyncSync, fstatSync, readSync, writeSync } from "node:fs";
 import { type Epoch, parseEpoch } from "../../domain/ids.ts";
 import { assert } from "../../errors.ts";
+import { nameOfFile } from "./folder.ts";
 import type { Hold } from "./hold.ts";
 import { SEQ_BITS, writeEpoch, writeHasCompanion } from "./schema.ts";
 
@@ -14,11 +15,10 @@ import { SEQ_BITS, writeEpoch, writeHasCompanion } from "./schema.ts";
 export interface CompanionRecord {
   readonly epoch: string;
   /**
-   * The inode of the database file: a copy has another. The number of its device is left out, as it may change whenever the machine
-   * starts or the file system is mounted: each time the store would get a new epoch for nothing. A copy on another file system
-   * that has the same inode number by chance, and its companion with it, is therefore not told from the store that went on.
+   * The inode of the database file and the time of its birth: a copy has others. The number of its device is left out, as it may
+   * change whenever the machine starts or the file system is mounted: each time the store would get a new epoch for nothing.
    */
-  readonly file: number;
+  readonly file: string;
   /** The newest message that was on disk, by the store's own number of its room. */
   readonly last: { readonly room: number; readonly seq: number; readonly id: string } | null;
   readonly log: LogMark | null;
@@ -85,7 +85,7 @@ export function createCompanion(descriptor: number): Companion {
   };
 }
 
-const EMPTY: CompanionRecord = { epoch: "", file: 0, last: null, log: null, sound: false };
+const EMPTY: CompanionRecord = { epoch: "", file: "", last: null, log: null, sound: false };
 
 function readRecord(descriptor: number): CompanionRecord | null {
   if (fstatSync(descriptor).size === 0) return null;
@@ -112,7 +112,7 @@ export function settleEpoch(
   newEpoch: () => Epoch,
 ): SettledEpoch {
   const look = () => writer.query("SELECT epoch, has_companion FROM store").values()[0];
-  const file = fstatSync(descriptor).ino;
+  const file = nameOfFile(fstatSync(descriptor));
   if (look() === undefined) {
     const first = newEpoch();
     // What the companion says is of a store that is gone.
@@ -136,7 +136,7 @@ export function settleEpoch(
 function breach(
   writer: Database,
   epoch: Epoch,
-  file: number,
+  file: string,
   said: CompanionRecord | null,
 ): string | undefined {
   if (said === null) return "the companion is missing or cannot be read: the file may be a copy";

@@ -54,6 +54,10 @@ export const isSameFile = (one: FileIdentity, other: FileIdentity): boolean =>
 
 type FileIdentity = Pick<Stats, "dev" | "ino">;
 
+/** What tells a file from each other one of its file system, also from one that gets its inode later. No birth is 0. */
+export const nameOfFile = ({ ino, birthtimeMs }: Pick<Stats, "ino" | "birthtimeMs">): string =>
+  `${ino}-${birthtimeMs}`;
+
 /** @throws OperatorFault when the log could not be made beside the file */
 export function checkFolder(path: string): void {
   try {

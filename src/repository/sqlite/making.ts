@@ -17,7 +17,7 @@ import {
 import { dirname } from "node:path";
 import type { Epoch } from "../../domain/ids.ts";
 import type { Companion } from "./companion.ts";
-import { syncFolder } from "./folder.ts";
+import { nameOfFile, syncFolder } from "./folder.ts";
 import { openLocked } from "./hold.ts";
 import { migrate, writeEpoch } from "./schema.ts";
 
@@ -43,7 +43,7 @@ export function makeStore(path: string, epoch: Epoch, companion: Companion): num
     if (!hasOwnerOf(statSync(made), empty)) return;
     fchmodSync(descriptor, empty.mode & 0o777);
     fsyncSync(descriptor);
-    companion.begin({ epoch, file: fstatSync(descriptor).ino });
+    companion.begin({ epoch, file: nameOfFile(fstatSync(descriptor)) });
     // A log or a journal without its file is of a store that is gone: the new one must never take it for its own. And the
     // companion's own name has to be durable before the store's.
     remove(sidecars(path));

@@ -5,7 +5,7 @@ import type { MessageRepository, RepositoryWorld } from "../repository.ts";
 import { begin, connect, disconnect, hasLog } from "./connections.ts";
 import { settleEpoch } from "./companion.ts";
 import { startFault } from "./faults.ts";
-import { syncFolders, truePath } from "./folder.ts";
+import { nameOfFile, syncFolders, truePath } from "./folder.ts";
 import { type Hold, hold } from "./hold.ts";
 import { createSqliteRepository } from "./store.ts";
 
@@ -54,7 +54,7 @@ async function openHeld(
     const isKnown = said?.epoch === epoch;
     companion.write({
       epoch,
-      file: fstatSync(descriptor).ino,
+      file: nameOfFile(fstatSync(descriptor)),
       sound: false,
       // Of another epoch, or of a store that is gone, it says nothing.
       ...(isKnown ? {} : { last: null }),

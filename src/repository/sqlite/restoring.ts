@@ -18,7 +18,7 @@ import { basename, dirname, join } from "node:path";
 import { parseEpoch } from "../../domain/ids.ts";
 import { readAlone } from "./alone.ts";
 import type { Companion } from "./companion.ts";
-import { isSameFile, syncFolder } from "./folder.ts";
+import { isSameFile, nameOfFile, syncFolder } from "./folder.ts";
 
 /** The rename of the new store into its place decides: before it the former store stays, after it the new one does. */
 interface Restoring {
@@ -74,7 +74,7 @@ function finish(path: string, epoch: string, companion: Companion): void {
   // The former store keeps its log under its old name until the new store is in its place for good.
   syncFolder(dirname(path));
   for (const suffix of SIDECARS) rmSync(path + suffix, { force: true });
-  companion.begin({ epoch, file: statSync(path).ino });
+  companion.begin({ epoch, file: nameOfFile(statSync(path)) });
 }
 
 /** The store that was there still has its name and its log: only second names go, and what was made. */

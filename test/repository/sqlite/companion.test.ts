@@ -11,12 +11,14 @@ import {
   readdirSync,
   renameSync,
   rmSync,
+  statSync,
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
 import type { Epoch, RoomName } from "../../../src/domain/ids.ts";
 import { createLog } from "../../../src/observe/log.ts";
 import { readSalts } from "../../../src/repository/sqlite/companion.ts";
+import { nameOfFile } from "../../../src/repository/sqlite/folder.ts";
 import { openSqliteRepository } from "../../../src/repository/sqlite/open.ts";
 import { MIGRATIONS, migrate } from "../../../src/repository/sqlite/schema.ts";
 import { foreignProcess } from "../../fixture/foreign-process.ts";
@@ -340,4 +342,14 @@ test("a new epoch that is served is written, also where a foreign writer holds t
   const again = await openSqlite(place.path);
   expect((await again.head(room)).epoch).toBe(epoch);
   await again.close();
+});
+
+test("nameOfFile tells a file from one that has its inode later, and is the same for as long as it lives", async () => {
+  await using place = await scratch();
+  writeFileSync(place.path, "one");
+  const name = nameOfFile(statSync(place.path));
+  writeFileSync(place.path, "another text");
+  expect(nameOfFile(statSync(place.path))).toBe(name);
+  const { ino, birthtimeMs } = statSync(place.path);
+  expect(nameOfFile({ ino, birthtimeMs: birthtimeMs + 1 })).not.toBe(name);
 });

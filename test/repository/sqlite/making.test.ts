@@ -7,6 +7,7 @@ import { cp } from "node:fs/promises";
 import { join } from "node:path";
 import type { Epoch, RoomName } from "../../../src/domain/ids.ts";
 import { createCompanion } from "../../../src/repository/sqlite/companion.ts";
+import { nameOfFile } from "../../../src/repository/sqlite/folder.ts";
 import { makeStore } from "../../../src/repository/sqlite/making.ts";
 import { openLocked } from "../../../src/repository/sqlite/hold.ts";
 import { openSqlite, scratch, sends } from "../../fixture/sqlite.ts";
@@ -53,7 +54,7 @@ test("makeStore puts a whole store in the place of an empty file, and leaves not
   const { made, said } = make(place.path);
   close(made);
   expect(readdirSync(place.folder).toSorted()).toEqual(["chat.db", "chat.db.lock", "chat.db.new"]);
-  expect(said).toMatchObject({ epoch: EPOCH, file: statSync(place.path).ino, last: null });
+  expect(said).toMatchObject({ epoch: EPOCH, file: nameOfFile(statSync(place.path)), last: null });
   expect(inspected(place.path)).toEqual({ mode: "wal", epochs: [[EPOCH]], messages: 0, check: [["ok"]] });
 });
 
