@@ -4,6 +4,7 @@ import { describe, expect, test } from "bun:test";
 import { version } from "../package.json";
 import { sharedMongo } from "./fixture/mongodb.ts";
 import { startProgram, temporaryFolder } from "./fixture/program.ts";
+import { openSqlite } from "./fixture/sqlite.ts";
 import { mongoDatabaseOf } from "./repository/mongo/opening.ts";
 
 const CLI = `${import.meta.dir}/../src/cli.ts`;
@@ -84,6 +85,22 @@ describe("cli", () => {
       err: "cannot migrate: MONGODB_URI is not set, and a SQLite store has nothing to migrate\n",
       code: 1,
     });
+  });
+
+  test("backup and restore blame the file that is at fault", async () => {
+    const { path, remove } = await temporaryFolder();
+    try {
+      const env = { SQLITE_PATH: `${path}/data/chat.db` };
+      await (await openSqlite(env.SQLITE_PATH)).close();
+      const fault = async (...argv: string[]) => (await cli(argv, env)).err;
+      for (const to of [`${path}/nowhere/copy.db`, `${env.SQLITE_PATH}/copy.db`]) {
+        expect(await fault("backup", to)).toStartWith(`cannot go on: SQLite file ${to} cannot be`);
+        expect(await fault("backup", to)).not.toContain(`${env.SQLITE_PATH} cannot`);
+      }
+      expect(await fault("restore", path)).toBe(`cannot go on: ${path} is not a file\n`);
+    } finally {
+      await remove();
+    }
   });
 
   test("backup and restore say what they did, and what stopped them", async () => {

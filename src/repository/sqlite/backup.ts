@@ -4,7 +4,7 @@ import { Database } from "bun:sqlite";
 import { closeSync, existsSync, fsyncSync, openSync, renameSync, rmSync, statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { LIMITS } from "../../limits.ts";
-import { OperatorFault, startFault } from "./faults.ts";
+import { isBusy, isCorrupt, OperatorFault, startFault } from "./faults.ts";
 import { syncFolder } from "./folder.ts";
 
 export interface BackedUp {
@@ -35,21 +35,37 @@ export function backUp(store: string, to: string): BackedUp {
     syncFolder(dirname(path));
     return { path, messages, bytes: statSync(path).size };
   } catch (error) {
-    rmSync(made, { force: true });
-    throw error instanceof BackupFault ? startFault(path, error.cause) : startFault(resolve(store), error);
+    throw error instanceof StoreFault ? startFault(resolve(store), error.cause) : startFault(path, error);
+  } finally {
+    remove(made);
   }
 }
 
-/** What went wrong is in the backup, not in the store. */
-class BackupFault extends Error {}
+/** What went wrong is in the store, not in the backup. */
+class StoreFault extends Error {}
 
 function copyTo(store: string, made: string): void {
-  const database = new Database(store, { readonly: true });
+  const database = openStore(store);
   try {
-    database.run(`PRAGMA busy_timeout = ${LIMITS.storeTimeoutMs}`);
     database.run("VACUUM INTO ?1", [made]);
+  } catch (error) {
+    // Of what else can go wrong the new file is the cause: it cannot be written, or its disk is full.
+    throw isCorrupt(error) || isBusy(error)
+      ? new StoreFault("the store cannot be read", { cause: error })
+      : error;
   } finally {
     database.close();
+  }
+}
+
+function openStore(store: string): Database {
+  try {
+    const database = new Database(store, { readonly: true });
+    database.run(`PRAGMA busy_timeout = ${LIMITS.storeTimeoutMs}`);
+    database.query("SELECT count(*) FROM sqlite_schema").get();
+    return database;
+  } catch (error) {
+    throw new StoreFault("the store cannot be read", { cause: error });
   }
 }
 
@@ -60,9 +76,16 @@ function verify(path: string): number {
     if (database.query("PRAGMA quick_check(1)").values()[0]?.[0] !== "ok")
       throw new OperatorFault("is corrupt");
     return Number(database.query("SELECT count(*) FROM messages").values()[0]?.[0]);
-  } catch (error) {
-    throw new BackupFault("the backup is not whole", { cause: error });
   } finally {
     database.close();
+  }
+}
+
+/** Where not even that can be done, the fault before says why. */
+function remove(made: string): void {
+  try {
+    rmSync(made, { force: true });
+  } catch {
+    // Its folder cannot be reached.
   }
 }

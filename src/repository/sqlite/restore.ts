@@ -41,6 +41,7 @@ export function restore(
 ): Restored {
   const from = resolve(backup);
   if (!existsSync(from)) throw new Error(`${from} does not exist`);
+  if (!statSync(from).isFile()) throw new Error(`${from} is not a file`);
   const { path } = truePath(asked);
   const there = statSync(path, { throwIfNoEntry: false });
   if (there !== undefined && isSameFile(statSync(from), there))
@@ -57,8 +58,10 @@ export function restore(
     removeStore(made);
     const store = openLocked(made);
     held.push(store);
-    for (const suffix of ["", "-wal"])
-      if (existsSync(from + suffix)) copyFileSync(from + suffix, made + suffix);
+    asVerified(from, () => {
+      for (const suffix of ["", "-wal"])
+        if (existsSync(from + suffix)) copyFileSync(from + suffix, made + suffix);
+    });
     // A copy has the mode of the backup, which may be for all to read.
     fchmodSync(store, statSync(path).mode & 0o777);
     const epoch = newEpoch();
