@@ -50,11 +50,13 @@ export function restore(
   const made = `${path}-making`;
   try {
     checkFolder(path);
-    const lock = holdName(path);
+    const lock = asStopped(() => openLocked(`${path}.lock`));
     held.push(lock);
     const companion = createCompanion(lock);
     // One that was ended by force.
     settleRestoring(path, companion);
+    // By its inode as well: a service that runs may hold it under another name.
+    held.push(asStopped(() => openLocked(path)));
     removeStore(made);
     const store = openLocked(made);
     held.push(store);
@@ -86,10 +88,10 @@ export function restore(
 
 const nameFormer = (path: string, now: Date) => `${path}.${now.toISOString().replace(/[:.]/g, "-")}`;
 
-/** A service holds the store by its name as long as it runs. */
-function holdName(path: string): number {
+/** Takes a lock that a service has as long as it runs. */
+function asStopped(lock: () => number): number {
   try {
-    return openLocked(`${path}.lock`);
+    return lock();
   } catch (error) {
     if (!(error instanceof OperatorFault)) throw error;
     throw new OperatorFault(`${error.message}: stop the service before you put a backup back`);

@@ -353,3 +353,21 @@ test("nameOfFile tells a file from one that has its inode later, and is the same
   const { ino, birthtimeMs } = statSync(place.path);
   expect(nameOfFile({ ino, birthtimeMs: birthtimeMs + 1 })).not.toBe(name);
 });
+
+test("an upgrade that a foreign reader keeps from the file is refused with one line, and made at the next start", async () => {
+  await using place = await scratch();
+  makeOldStore(place.path);
+  {
+    await using foreign = await foreignProcess(place.path);
+    await foreign.begin("long read");
+    await expect(openSqlite(place.path)).rejects.toThrow(
+      `SQLite file ${place.path} is read by another program while it is brought to this version: close that program`,
+    );
+  }
+  {
+    await using store = sqliteChild("commanded", place.path);
+    await store.next();
+    expect(await store.ask("append 1 5")).toEqual({ kinds: ["stored"] });
+  }
+  expect(await looked(place.path)).toMatchObject({ epoch: "epoch-of-old" as Epoch, seq: 5, warned: [] });
+}, 20_000);

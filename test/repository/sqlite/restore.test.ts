@@ -10,6 +10,7 @@ import {
   readdirSync,
   statSync,
   writeFileSync,
+  rmSync,
 } from "node:fs";
 import { join } from "node:path";
 import type { Epoch, RoomName } from "../../../src/domain/ids.ts";
@@ -89,6 +90,12 @@ test("restore is refused while a service holds the store, which goes on", async 
   );
   expect(await store.ask("append 11 1")).toEqual({ kinds: ["stored"] });
   expect(await store.ask("read")).toMatchObject({ seq: 11 });
+  // Nor where somebody has removed what is locked by the store's name.
+  rmSync(`${path}.lock`);
+  expect(failure(() => restore(path, backup, { newEpoch, now }))).toBe(
+    `SQLite file ${path} is locked by another process: stop the service before you put a backup back`,
+  );
+  expect(await store.ask("append 12 1")).toEqual({ kinds: ["stored"] });
 });
 
 test("restore refuses what is no whole backup of ours, and leaves the store as it was", async () => {
