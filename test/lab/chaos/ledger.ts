@@ -119,6 +119,8 @@ export function createLedger(watch: Watch) {
   /** How often an operator or another program has changed what the store holds, and how often a member was told so. */
   let [resets, told] = [0, 0];
   let mayGoOn = false;
+  /** Rooms were emptied, and the store has not begun anew since: they may begin behind any number. */
+  let wasEmptied = false;
   /** The last things that happened to each member, oldest first. */
   const trails = new Map<string, string[]>();
 
@@ -195,6 +197,7 @@ export function createLedger(watch: Watch) {
     putBack(backup: Backup | null, goOn = false): void {
       resets += 1;
       mayGoOn = goOn;
+      wasEmptied = goOn || (backup !== null && wasEmptied);
       for (const entry of said.values()) {
         if (entry.acked === null || backup?.acked.has(entry.text)) continue;
         entry.acked = null;
@@ -210,6 +213,8 @@ export function createLedger(watch: Watch) {
     resets: () => resets,
     /** Whether a member need not be told of the last time, where its rooms go on with their numbers. */
     mayGoOn: () => mayGoOn,
+    /** Whether the beginnings of rooms may be gone. */
+    wasEmptied: () => wasEmptied,
     /** How often a member that had been there before was told of it. */
     told: () => told,
     /**

@@ -135,7 +135,8 @@ export function createResident(options: ResidentOptions): Resident {
         place.sighting = ledger.sight(name, place.room, joined.seq);
     } else if (since !== undefined && joined.recovered !== true) {
       // What another program has removed is gone, and the room goes on behind it.
-      const isTruncated = ledger.mayGoOn() && joined.reason === "truncated" && since + 1 < joined.first_seq;
+      const isTruncated =
+        ledger.wasEmptied() && joined.reason === "truncated" && since + 1 < joined.first_seq;
       if (isTruncated) place.sighting = ledger.sight(name, place.room, joined.seq);
       else violated("missed", `${name} could not resume ${place.room} after ${since}: ${joined.reason}`);
     }
