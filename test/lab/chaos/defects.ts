@@ -233,8 +233,8 @@ export const MUTATIONS: readonly Mutation[] = [
       },
       {
         file: "src/repository/sqlite/connections.ts",
-        from: '    writer.run("PRAGMA synchronous = NORMAL");\n    writer.run(`PRAGMA busy_timeout',
-        to: '    writer.run("PRAGMA synchronous = OFF");\n    writer.run(`PRAGMA busy_timeout',
+        from: 'that is ours to do.\n    writer.run("PRAGMA synchronous = NORMAL");',
+        to: 'that is ours to do.\n    writer.run("PRAGMA synchronous = OFF");',
       },
       {
         file: "src/repository/sqlite/checkpoint.ts",
@@ -319,16 +319,22 @@ export const MUTATIONS: readonly Mutation[] = [
     edits: [
       {
         file: "src/chat/feeds.ts",
-        from: "    if (feed.epoch !== null && feed.epoch !== epoch) {\n      doubtful.set(",
-        to: "    if (feed.epoch !== null && feed.epoch !== epoch && messages.length < 0) {\n      doubtful.set(",
+        from: "    if (feed.epoch !== null && feed.epoch !== epoch) {\n      doubts.add(",
+        to: "    if (feed.epoch !== null && feed.epoch !== epoch && messages.length < 0) {\n      doubts.add(",
       },
       {
         file: "src/chat/feeds.ts",
         from: "    if (feed.epoch !== epoch) return forget(feed);\n",
         to: "",
       },
+      // Which would let the members go as well, for another reason.
+      {
+        file: "src/chat/feeds.ts",
+        from: "?.message.id ?? message.id) !== message.id) doubtDelivered(feed, seq);",
+        to: "?.message.id ?? message.id) === seq) doubtDelivered(feed, seq);",
+      },
     ],
-    faults: ["collectionDropped", "collectionPutBack", "databaseDropped"],
+    faults: ["collectionDropped", "collectionPutBack", "databaseDropped", "collectionPutBack"],
     caughtAs: ["untold"],
   },
   {
