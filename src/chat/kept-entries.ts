@@ -26,7 +26,9 @@ export interface KeptEntries<E extends Kept> {
 }
 
 interface Run<E> {
-  readonly entries: E[];
+  /** Those before `start` are gone. */
+  readonly entries: (E | undefined)[];
+  start: number;
   bytes: number;
 }
 
@@ -46,7 +48,7 @@ export function createKeptEntries<E extends Kept>({
   }
 
   function add(owner: object, added: readonly E[]) {
-    const run = runs.get(owner) ?? ({ entries: [], bytes: 0 } as Run<E>);
+    const run = runs.get(owner) ?? ({ entries: [], start: 0, bytes: 0 } as Run<E>);
     const bytesBefore = run.bytes;
     for (const entry of added) {
       run.entries.push(entry);
@@ -66,33 +68,41 @@ export function createKeptEntries<E extends Kept>({
     add,
     drop,
     extend(owner, entries) {
-      const [first, kept] = [entries[0], runs.get(owner)?.entries[0]];
+      const run = runs.get(owner);
+      const [first, kept] = [entries[0], run?.entries[run.start]];
       if (first === undefined || (kept !== undefined && kept.seq <= first.seq)) return;
       drop(owner);
       add(owner, entries);
     },
     after(owner, since) {
-      const entries = runs.get(owner)?.entries ?? [];
-      const [first, last] = [entries[0], entries.at(-1)];
+      const { entries, start } = runs.get(owner) ?? NOTHING;
+      const [first, last] = [entries[start], entries.at(-1)] as [E | undefined, E | undefined];
       if (first === undefined || last === undefined) return null;
       if (since + 1 < first.seq || since > last.seq) return null;
       // As many before it as numbers, or fewer where some are gone.
-      let place = Math.min(since + 1 - first.seq, entries.length);
-      while (place > 0 && (entries[place - 1] as E).seq > since) place -= 1;
-      return entries.slice(place);
+      let place = Math.min(start + since + 1 - first.seq, entries.length);
+      while (place > start && (entries[place - 1] as E).seq > since) place -= 1;
+      return entries.slice(place) as E[];
     },
     // Asked for the newest, if at all.
-    at: (owner, seq) => runs.get(owner)?.entries.findLast((entry) => entry.seq === seq),
+    at: (owner, seq) => runs.get(owner)?.entries.findLast((entry) => entry?.seq === seq),
   };
 }
 
 /** Cuts the oldest entries off that one replay would have no room for. */
 function trim<E extends Kept>(run: Run<E>) {
   const { entries } = run;
-  let cut = 0;
-  while (entries.length - cut > LIMITS.replayMessagesMax || run.bytes > LIMITS.replayBytesMax) {
-    run.bytes -= (entries[cut] as E).roughBytes;
-    cut += 1;
+  while (entries.length - run.start > LIMITS.replayMessagesMax || run.bytes > LIMITS.replayBytesMax) {
+    run.bytes -= (entries[run.start] as E).roughBytes;
+    entries[run.start] = undefined;
+    run.start += 1;
   }
-  if (cut > 0) entries.splice(0, cut);
+  // Not each time: a room that has much would move all of it for each message.
+  if (run.start < MOVED_TOGETHER) return;
+  entries.splice(0, run.start);
+  run.start = 0;
 }
+
+/** Places of entries that are gone, which are given up together. */
+const MOVED_TOGETHER = 256;
+const NOTHING = { entries: [], start: 0, bytes: 0 };

@@ -98,3 +98,18 @@ test("at gives the owner's entry of a number that is here", () => {
   for (const number of [2, 6]) expect(kept.at(owner, seq(number))).toBeUndefined();
   expect(kept.at({}, seq(4))).toBeUndefined();
 });
+
+test("after gives the newest of a run that grows message by message, at every length", () => {
+  const kept = createKeptEntries<Entry>({ bytesMax: 1_000_000 });
+  const owner = {};
+  for (const last of range(1, 3 * LIMITS.replayMessagesMax)) {
+    kept.add(owner, entries(last, last));
+    const first = Math.max(1, last - LIMITS.replayMessagesMax + 1);
+    expect(seqsOf(kept.after(owner, seq(last - 1)))).toEqual([last]);
+    expect(Number(kept.at(owner, seq(first))?.seq)).toBe(first);
+    if (last % 97 !== 0) continue;
+    expect(seqsOf(kept.after(owner, seq(first - 1)))).toEqual(range(first, last));
+    if (first > 1) expect(kept.after(owner, seq(first - 2))).toBeNull();
+    expect(kept.at(owner, seq(Math.max(1, first - 1)))?.seq).toBe(first > 1 ? undefined : seq(1));
+  }
+});
