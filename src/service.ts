@@ -11,6 +11,7 @@ import { LIMITS } from "./limits.ts";
 import type { Log } from "./observe/log.ts";
 import { createMetrics, type Metrics } from "./observe/metrics.ts";
 import { type ChatEngine, createEngine, type EngineHost } from "./engine/engine.ts";
+import { nextTick } from "./runtime/ticks.ts";
 import { readConnectionsMax } from "./runtime/connections-max.ts";
 import { createFanout } from "./realtime/fanout.ts";
 import { type ChatPeer, createBroadcast, createGateway, type Gateway } from "./realtime/gateway.ts";
@@ -224,5 +225,5 @@ async function closed(connection: Connection): Promise<void> {
 /** Resolves when what was taken before is answered and the answers, the last words of a polling connection too, are written. */
 async function answered(chat: Chat): Promise<void> {
   await chat.settled();
-  await new Promise<void>((resolve) => setImmediate(resolve));
+  await nextTick();
 }

@@ -14,6 +14,7 @@ import { asChatError, assert, ChatError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
+import { nextTick } from "../runtime/ticks.ts";
 import type { AppendResult, MessageRepository } from "../repository/repository.ts";
 
 export interface Committed {
@@ -58,8 +59,6 @@ interface Waiting {
 const ANSWERED_TOGETHER = 64;
 /** How often the sockets are read for one batch. */
 const GATHER_READS_MAX = 4;
-
-const nextTick = () => new Promise<void>((resume) => setImmediate(resume));
 
 /** Rooms of the drafts whose outcome is unknown. */
 const unknownRooms = (batch: readonly Waiting[], results: readonly AppendResult[]): ReadonlySet<RoomName> =>

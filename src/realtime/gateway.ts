@@ -26,6 +26,7 @@ import {
   SERVER_EVENTS,
 } from "../protocol/events.ts";
 import { encodeMessage } from "../protocol/wire.ts";
+import { nextTick } from "../runtime/ticks.ts";
 import type { Fanout } from "./fanout.ts";
 import { createHeldSends, type HeldSends } from "./held-sends.ts";
 import { eventFrame, type Namespace, type Peer } from "../engine/socket-io.ts";
@@ -66,8 +67,6 @@ export function createBroadcast(fanout: Fanout<ChatPeer>): {
     },
   };
 }
-
-const nextTick = () => new Promise<void>((resume) => setImmediate(resume));
 
 /** Answers an event with JSON text; undefined where the client waits for no answer. */
 type Ack = ((json: string) => void) | undefined;

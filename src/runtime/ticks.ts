@@ -19,3 +19,6 @@ export function currentTick(): number {
   }
   return tick;
 }
+
+/** Lets the event loop go on to whatever else is due, and resolves after it. */
+export const nextTick = () => new Promise<void>((resume) => setImmediate(resume));

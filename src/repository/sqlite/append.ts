@@ -5,6 +5,7 @@ import type { Epoch, Seq } from "../../domain/ids.ts";
 import type { Draft, Message } from "../../domain/message.ts";
 import type { Millis } from "../../domain/time.ts";
 import { assert, ChatError } from "../../errors.ts";
+import { nextTick } from "../../runtime/ticks.ts";
 import type { AppendResult } from "../repository.ts";
 import { SEQ_BITS, SEQ_MAX } from "./schema.ts";
 
@@ -17,7 +18,7 @@ export interface Appended {
 }
 
 /** Rows that are written in one tick of the event loop: less than a millisecond. */
-const ROWS_PER_TURN = 256;
+const ROWS_PER_TICK = 256;
 
 export interface Appender {
   /**
@@ -113,8 +114,8 @@ export function createAppender(db: Database, epoch: Epoch): Appender {
         const results: AppendResult[] = [];
         let last: Appended["last"];
         for (const [index, draft] of drafts.entries()) {
-          if (index > 0 && index % ROWS_PER_TURN === 0) {
-            await new Promise((resume) => setImmediate(resume));
+          if (index > 0 && index % ROWS_PER_TICK === 0) {
+            await nextTick();
             // SQLite ends a transaction by itself after some faults; rows behind that would be committed one by one.
             assert(db.inTransaction, "a batch's transaction is open until its end");
           }

@@ -11,6 +11,7 @@ import type { Draft } from "../../domain/message.ts";
 import { ChatError } from "../../errors.ts";
 import { LIMITS } from "../../limits.ts";
 import type { Log } from "../../observe/log.ts";
+import { nextTick } from "../../runtime/ticks.ts";
 import type { AppendResult, MessageRepository, StoreStatus } from "../repository.ts";
 import { type Appended, notStored } from "./append.ts";
 import { attach, type Connections, disconnect, markLog, reconnect } from "./connections.ts";
@@ -340,7 +341,7 @@ export function createSqliteRepository({ log, hold, connections, epoch }: Sqlite
     const search = searches.then(async () => {
       for (;;) {
         if (performance.now() > deadline) throw unavailable("the search took too long");
-        await new Promise((resume) => setImmediate(resume));
+        await nextTick();
         if (sound().reads !== reads) throw unavailable("the store was recovered meanwhile");
         const page = await read(picked.step);
         if (page !== undefined) return page;
